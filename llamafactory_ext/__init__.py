@@ -1,0 +1,1 @@
+"""PTL inside LLaMA-Factory: `llamafactory-cli train recipe.yaml` with a `ptl:` section."""

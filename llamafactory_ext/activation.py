@@ -1,0 +1,71 @@
+"""A training process with a `ptl:` section begins: from the parsed yaml to a session."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from llamafactory_ext import patches
+from llamafactory_ext.launching import end_with
+from llamafactory_ext.preflight import Prepared, preflight
+from llamafactory_ext.session import Session
+from ptl_plugins.errors import PTLError
+from ptl_plugins.manifest import build_manifest
+from ptl_plugins.run_folder import RunFolder
+
+
+def activate(args: dict[str, Any]) -> dict[str, Any]:
+    """Open the run and return LLaMA-Factory's own arguments, the section taken out.
+
+    A mistake of the user ends the process with one line and exit code 2.
+    """
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("arguments")
+    text = path.read_text(encoding="utf-8") if path.is_file() else json.dumps(args, default=str)
+    try:
+        session = _open(preflight(path, args, text))
+    except PTLError as error:
+        end_with(error)
+    _show_progress()
+    patches.enter_training(session)
+    return training_arguments(args, session)
+
+
+def _open(prepared: Prepared) -> Session:
+    recipe = prepared.plan.recipe
+    run = RunFolder(recipe.run_folder, writes=os.environ.get("RANK", "0") == "0")
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    run.open(recipe, build_manifest(recipe, prepared.manager, num_ranks=num_ranks))
+    return Session(plan=prepared.plan, manager=prepared.manager, registry=prepared.registry, run=run)
+
+
+def _show_progress() -> None:
+    """Print PTL's own log lines; this process is a command's, so its logging is ours to set."""
+    logger = logging.getLogger("ptl_plugins")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def training_arguments(args: dict[str, Any], session: Session) -> dict[str, Any]:
+    """Return the arguments that LLaMA-Factory parses.
+
+    The model is that of the last finished round, so that the same command resumes. Unless the
+    yaml says otherwise, checkpoints in the middle of a round are not written: a round that was
+    cut short is redone from its start. A finished `output_dir` is no reason to refuse: PTL
+    checked that it holds this very run.
+    """
+    args = {key: value for key, value in args.items() if key != "ptl"}
+    model = session.run.last_model()
+    if model is not None:
+        args["model_name_or_path"] = str(model)
+    if "save_steps" not in args:
+        args.setdefault("save_strategy", "no")
+    args["overwrite_output_dir"] = True
+    return args

@@ -1,0 +1,88 @@
+"""Every place where PTL changes LLaMA-Factory, which offers no plugin mechanism of its own.
+
+Written against llamafactory 0.9.5 (upstream issue 8761, open: the command line passes no
+callbacks). `tests/llamafactory/test_upstream.py` holds the lines that these patches rely on and
+fails when upstream changes them.
+
+| patched | why |
+| --- | --- |
+| `launcher.launch` | mistakes in a `ptl:` section end the command before workers start |
+| `hparams.parser._parse_train_args` | takes the `ptl:` section out before unknown keys are refused |
+| `data.loader._get_preprocessed_dataset` | cuts the corpus by document before it is packed |
+| `train.pt.workflow.CustomTrainer` | one `train()` per round |
+
+The first two are applied at import and pass everything through unless there is a `ptl:`
+section; the last two only when there is one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamafactory_ext.session import Session
+
+SUPPORTED = ("0.9.5",)
+MARK = "_ptl_patched"
+
+
+def apply(module: ModuleType) -> None:
+    """Wrap the one function of `module` that PTL needs; twice is as good as once."""
+    if getattr(module, MARK, False):
+        return
+    if module.__name__ == "llamafactory.launcher":
+        module.launch = _wrap_launch(module.launch)  # type: ignore[attr-defined]
+    else:
+        module._parse_train_args = _wrap_parser(module)  # type: ignore[attr-defined]
+    setattr(module, MARK, True)
+
+
+def unsupported_version() -> str | None:
+    """Return one line where the installed LLaMA-Factory is not one the patches are made for."""
+    installed = importlib.metadata.version("llamafactory")
+    if installed in SUPPORTED:
+        return None
+    return (
+        f"llamafactory {installed} is installed, but PTL enters versions "
+        f"{', '.join(SUPPORTED)}; install one of them: pip install llamafactory=={SUPPORTED[-1]}"
+    )
+
+
+def _wrap_launch(launch: Any) -> Any:
+    @functools.wraps(launch)
+    def wrapped() -> Any:
+        from llamafactory_ext.launching import launch_with_checks
+
+        return launch_with_checks(launch)
+
+    return wrapped
+
+
+def _wrap_parser(module: ModuleType) -> Any:
+    original = module._parse_train_args
+
+    @functools.wraps(original)
+    def wrapped(args: Any = None) -> Any:
+        args = module.read_args(args)
+        if isinstance(args, dict) and "ptl" in args:
+            from llamafactory_ext.activation import activate
+
+            args = activate(args)
+        return original(args)
+
+    return wrapped
+
+
+def enter_training(session: Session) -> None:
+    """Apply the two patches of a training process with a `ptl:` section."""
+    import llamafactory.data.loader as loader
+    import llamafactory.train.pt.workflow as workflow
+
+    from llamafactory_ext.data_parts import preprocess_by_parts
+    from llamafactory_ext.trainer import rounds_trainer
+
+    loader._get_preprocessed_dataset = preprocess_by_parts(loader, session)
+    workflow.CustomTrainer = rounds_trainer(workflow.CustomTrainer, session)

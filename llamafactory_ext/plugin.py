@@ -1,0 +1,17 @@
+"""The plugin `llamafactory`: reads LLaMA-Factory yamls."""
+
+from __future__ import annotations
+
+from ptl_plugins import hookimpl
+from ptl_plugins.recipe import RecipeSource
+from ptl_plugins.types import Recipe
+
+
+@hookimpl
+def ptl_read_recipe(source: RecipeSource) -> Recipe | None:
+    """Read a LLaMA-Factory yaml with a `ptl:` section."""
+    if "ptl" not in source.keys:
+        return None
+    from llamafactory_ext.recipe import read_llamafactory_recipe
+
+    return read_llamafactory_recipe(source)

@@ -1,0 +1,69 @@
+"""All checks of a LLaMA-Factory run that need no model in memory, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamafactory_ext import patches
+from llamafactory_ext.recipe import read_llamafactory_recipe
+from ptl_plugins.errors import PTLError, RecipeError
+from ptl_plugins.manager import PTLPluginManager, build_manager, build_registry
+from ptl_plugins.preflight import Plan, plan_run
+from ptl_plugins.recipe import RecipeSource
+from ptl_plugins.registry import Registry
+from ptl_plugins.run_folder import MANIFEST, RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A checked run: its plan and the plugins it will use."""
+
+    plan: Plan
+    manager: PTLPluginManager
+    registry: Registry
+
+
+def preflight(path: Path, keys: Mapping[str, Any], text: str) -> Prepared:
+    """Check recipe, model, environment and run folder; write nothing.
+
+    Raises:
+        PTLError: one line per problem.
+    """
+    if (problem := patches.unsupported_version()) is not None:
+        raise PTLError(problem)
+    manager = build_manager()
+    registry = build_registry(manager)
+    source = RecipeSource(path=path, keys=keys, text=text, registry=registry)
+    recipe = read_llamafactory_recipe(source)
+    _check_environment(path)
+    plan = plan_run(recipe, registry)
+    _check_output_dir(path, recipe.run_folder)
+    RunFolder(recipe.run_folder, writes=False).check(recipe)
+    return Prepared(plan=plan, manager=manager, registry=registry)
+
+
+def _check_environment(path: Path) -> None:
+    for variable in ("ACCELERATE_USE_FSDP", "USE_MCA", "USE_RAY", "USE_KT"):
+        if os.environ.get(variable, "0").lower() in ("1", "true", "y"):
+            raise RecipeError(
+                f"{path}: environment variable {variable} is set, which is not supported with a "
+                "ptl: section; unset it and use DDP or DeepSpeed ZeRO-2"
+            )
+
+
+def _check_output_dir(path: Path, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{path}: output_dir: '{folder}' is a file; give a folder")
+    if (folder / MANIFEST).exists():
+        return
+    strangers = [p.name for p in folder.glob("checkpoint-*")] if folder.is_dir() else []
+    strangers += [n for n in ("model.safetensors", "config.json") if (folder / n).exists()]
+    if strangers:
+        raise RecipeError(
+            f"{path}: output_dir: '{folder}' holds {strangers[0]} of something that is no PTL run; "
+            "choose another folder"
+        )

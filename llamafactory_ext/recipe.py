@@ -1,0 +1,129 @@
+"""A LLaMA-Factory yaml with a `ptl:` section becomes a recipe: pure, no framework imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptl_plugins.errors import RecipeError
+from ptl_plugins.recipe import RecipeSource, read_section
+from ptl_plugins.types import Recipe, StageSpec
+
+DEFAULT_SEED = 42
+"""LLaMA-Factory's own (transformers' `TrainingArguments.seed`)."""
+
+FREE_KEYS = frozenset(
+    {"ptl", "output_dir", "overwrite_output_dir", "logging_steps", "report_to", "run_name",
+     "plot_loss", "disable_tqdm", "preprocessing_num_workers", "overwrite_cache"}
+)  # fmt: skip
+"""Keys that may change between the tries of one run: they decide no weight."""
+
+Rule = tuple[str, Callable[[Any], bool], str]
+
+RULES: tuple[Rule, ...] = (
+    ("stage", lambda v: v == "pt", "PTL recovers by continual pre-training; set 'stage: pt'"),
+    (
+        "finetuning_type",
+        lambda v: v == "full",
+        "adapters and frozen parts cannot be pruned; set 'finetuning_type: full'",
+    ),
+    ("do_train", lambda v: v is True, "set 'do_train: true'"),
+    *(
+        (key, lambda v: not v, "a quantised model cannot be pruned; give the full-precision one")
+        for key in ("quantization_bit",)
+    ),
+    ("adapter_name_or_path", lambda v: not v, "merge the adapter first: llamafactory-cli export"),
+    ("fsdp", lambda v: not v, "FSDP is not supported; use DDP or DeepSpeed ZeRO-2"),
+    ("streaming", lambda v: not v, "parts are cut by document: streaming must be off"),
+    (
+        "tokenized_path",
+        lambda v: not v,
+        "a tokenised cache hides the documents; remove the key, PTL cuts before packing",
+    ),
+    (
+        "resume_from_checkpoint",
+        lambda v: not v,
+        "PTL resumes by itself at the last finished round; remove the key",
+    ),
+    *(
+        (key, lambda v: not v, "is not supported with a ptl: section; remove the key")
+        for key in ("use_unsloth", "use_ray", "use_mca", "use_kt", "use_badam", "use_galore",
+                    "use_apollo", "use_llama_pro", "mixture_of_depths", "pure_bf16", "fp8",
+                    "train_from_scratch", "load_best_model_at_end")
+    ),
+)  # fmt: skip
+
+
+def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
+    """Check the file's keys and return the recipe.
+
+    Raises:
+        RecipeError: one line per problem.
+    """
+    problems = [*_missing(source.keys), *_broken_rules(source.keys), *_deepspeed(source.keys)]
+    section = None
+    try:
+        section = read_section(source, source.keys["ptl"], prefix="ptl")
+    except RecipeError as error:
+        problems.insert(0, str(error).removeprefix(f"{source.path}: "))
+    if problems:
+        lines = (line.removeprefix(f"{source.path}: ") for p in problems for line in p.split("\n"))
+        raise RecipeError("\n".join(f"{source.path}: {line}" for line in lines))
+    assert section is not None
+    settings = {k: v for k, v in source.keys.items() if k not in FREE_KEYS}
+    seed = source.keys.get("seed", DEFAULT_SEED) if section.seed is None else section.seed
+    return Recipe(
+        source=source.path,
+        model=str(source.keys["model_name_or_path"]),
+        family=section.family,
+        seed=int(seed),
+        run_folder=Path(str(source.keys["output_dir"])),
+        rounds=section.rounds,
+        multiple_of=section.multiple_of,
+        calibration=section.calibration,
+        stages=(StageSpec(backend="llamafactory", settings=settings),),
+        evaluation=section.evaluation,
+        text=source.text,
+    )
+
+
+def _missing(keys: Mapping[str, Any]) -> list[str]:
+    required = ("model_name_or_path", "output_dir", "dataset")
+    return [f"{key}: is missing and has no default" for key in required if not keys.get(key)]
+
+
+def _broken_rules(keys: Mapping[str, Any]) -> list[str]:
+    defaults = {"stage": "sft", "finetuning_type": "lora", "do_train": False}
+    problems = []
+    for key, allowed, remedy in RULES:
+        value = keys.get(key, defaults.get(key))
+        if not allowed(value):
+            given = repr(value) if key in keys else f"{value!r} (LLaMA-Factory's default)"
+            problems.append(f"{key}: {given}: {remedy}")
+    return problems
+
+
+def _deepspeed(keys: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the DeepSpeed config: ZeRO-3, or a scheduler of its own."""
+    value = keys.get("deepspeed")
+    if not value:
+        return []
+    try:
+        config = value if isinstance(value, dict) else json.loads(Path(value).read_text("utf-8"))
+        stage = config.get("zero_optimization", {}).get("stage", 0)
+    except (OSError, ValueError, AttributeError) as error:
+        return [f"deepspeed: {value!r}: cannot be read as a DeepSpeed config ({error})"]
+    problems = []
+    if stage == 3:
+        problems.append(
+            f"deepspeed: {value!r}: ZeRO-3 shards the weights and is not supported; "
+            "use ZeRO-2 (zero_optimization.stage: 2) or plain DDP"
+        )
+    if "scheduler" in config:
+        problems.append(
+            f"deepspeed: {value!r}: has a scheduler of its own, which is built once and not per "
+            "round; remove its 'scheduler' section and use lr_scheduler_type"
+        )
+    return problems

@@ -1,0 +1,53 @@
+"""What PTL knows in one training process, from the parsed yaml to the last save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ptl_plugins.manager import PTLPluginManager
+from ptl_plugins.preflight import Plan
+from ptl_plugins.ranks import current_ranks
+from ptl_plugins.registry import Registry
+from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.types import RoundContext, RoundSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The corpus as LLaMA-Factory preprocessed it, part by part."""
+
+    rows: tuple[range, ...]
+    """Per round, its rows of the train data set."""
+    sequences: tuple[Sequence[Sequence[int]], ...]
+    """Per round, the token ids of its calibration sequences."""
+
+    def calibration(self, round_index: int) -> Sequence[Sequence[int]]:
+        """Return the calibration sequences of a round, which counts from 1."""
+        return self.sequences[round_index - 1]
+
+
+@dataclass(kw_only=True)
+class Session:
+    """The run in this process; `parts` is filled in when LLaMA-Factory loads the data."""
+
+    plan: Plan
+    manager: PTLPluginManager
+    registry: Registry
+    run: RunFolder
+    parts: Parts | None = field(default=None)
+
+    def context(self) -> RoundContext:
+        """Return the context of round 0; the process group must be up."""
+        assert self.parts is not None, "LLaMA-Factory did not load its data through the seam"
+        return RoundContext(
+            spec=RoundSpec(index=0, cuts=()),
+            recipe=self.plan.recipe,
+            run=self.run,
+            registry=self.registry,
+            corpus=self.parts,
+            ranks=current_ranks(),
+            hooks=self.manager.hook,
+            original_width=self.plan.original.width,
+            original_num_layers=self.plan.original.num_layers,
+        )

@@ -1,0 +1,167 @@
+"""LLaMA-Factory's trainer with the prune-tune loop inside: one `train()` per round.
+
+Between two rounds the model is unwrapped and bare, so profiling and surgery act on the live
+model, and the next `train()` builds a fresh engine and optimizer around its new shape.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import Trainer, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from llamafactory_ext.callbacks import OptimizerCoversModel, RoundFacts
+from llamafactory_ext.history import merged_history
+from ptl_plugins import hookimpl
+from ptl_plugins.checkpoint import save_live
+from ptl_plugins.durable import copy_files
+from ptl_plugins.live import decoder_layers, round_to, width
+from ptl_plugins.loop import prune_tune_loop
+from ptl_plugins.provenance import FILE, read_latest
+from ptl_plugins.ranks import main_first
+from ptl_plugins.run_folder import MODEL
+from ptl_plugins.types import RoundContext, StageSpec, Subject
+
+if TYPE_CHECKING:
+    from llamafactory_ext.session import Session
+
+
+def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
+    """Return a subclass of LLaMA-Factory's trainer that runs the session's rounds."""
+
+    class RoundsTrainer(base):  # type: ignore[misc, valid-type]
+        """`train()` is the whole loop; `save_model()` puts the last round's model in place."""
+
+        def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> TrainOutput:
+            """Run every round that is not finished yet; PTL resumes by itself."""
+            rounds = TrainedRounds(self, session, train_once=super().train)
+            return rounds.run()
+
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            """Save a checkpoint inside a round, or copy the last round's model to `output_dir`."""
+            if _internal_call:
+                super().save_model(output_dir, _internal_call)
+                return
+            model = session.run.last_model()
+            assert model is not None
+            with main_first(session.context().ranks) as main:
+                if main:
+                    copy_files(model, session.run.path)
+
+    return RoundsTrainer
+
+
+class TrainedRounds:
+    """The loop around a Trainer, and the plugin that answers `ptl_recover` for it."""
+
+    def __init__(self, trainer: Trainer, session: Session, *, train_once: Any) -> None:
+        self.trainer = trainer
+        self.session = session
+        self.train_once = train_once
+        self.output = TrainOutput(0, 0.0, {})
+
+    def run(self) -> TrainOutput:
+        """Run the loop; return the last round's training output."""
+        trainer, plan = self.trainer, self.session.plan
+        model = cast(Any, trainer.model)
+        model.to(trainer.args.device)  # DeepSpeed leaves it on the CPU until an engine is built
+        subject = Subject(
+            family=plan.family,
+            model=model,
+            tokenizer=cast(Any, trainer.processing_class),
+            stored_dtype=stored_dtype(model),
+        )
+        self.session.manager.register(self, "llamafactory-trainer")
+        corpus, folder = trainer.train_dataset, trainer.args.output_dir
+        try:
+            prune_tune_loop(self.session.context(), subject, describe)
+        finally:
+            trainer.train_dataset, trainer.args.output_dir = corpus, folder
+        trainer.state.log_history = merged_history(self.session.run)
+        return self.output
+
+    @hookimpl
+    def ptl_recover(self, ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subject | None:
+        """Train one round on its own part, then save the model in its stored dtype."""
+        trainer, index = self.trainer, ctx.spec.index
+        assert self.session.parts is not None and subject.model is not None
+        rows = self.session.parts.rows[index - 1]
+        release_engine(trainer)
+        trainer.train_dataset = cast(Any, self._corpus).select(rows)
+        trainer.args.output_dir = str(ctx.folder / "stage_0")
+        set_seed(ctx.recipe.seed + index)  # a resumed round draws what an uninterrupted one does
+        callbacks = self._callbacks(ctx, subject)
+        trainer.callback_handler.callbacks[:0] = callbacks
+        try:
+            self.output = self.train_once()
+        finally:
+            for callback in callbacks:
+                trainer.remove_callback(callback)
+        trainer.save_state()
+        release_engine(trainer)
+        self._save(ctx, subject)
+        return subject
+
+    @property
+    def _corpus(self) -> Any:
+        if not hasattr(self, "_whole"):
+            self._whole = self.trainer.train_dataset
+        return self._whole
+
+    def _callbacks(self, ctx: RoundContext, subject: Subject) -> list[Any]:
+        shape = describe(subject)
+        facts = {
+            "round": ctx.spec.index,
+            "width": shape["width"],
+            "layers": shape["num_layers"],
+            "parameters": shape["num_parameters"],
+        }
+        others = [c for some in ctx.hooks.ptl_trainer_callbacks(ctx=ctx) for c in some]
+        return [RoundFacts(facts), *others, OptimizerCoversModel()]
+
+    def _save(self, ctx: RoundContext, subject: Subject) -> None:
+        assert subject.model is not None
+        round_to(subject.model, subject.stored_dtype)
+        with main_first(ctx.ranks) as main:
+            if main:
+                save_live(
+                    subject,
+                    ctx.folder / MODEL,
+                    original=ctx.recipe.model,
+                    extra={FILE: read_latest(ctx.run, ctx.spec.index, describe(subject)).to_json()},
+                )
+
+
+def describe(subject: Subject) -> dict[str, int]:
+    """Return layers, width and parameters of a live model."""
+    assert subject.model is not None
+    return {
+        "num_layers": len(decoder_layers(subject.model, subject.family)),
+        "width": width(subject.model, subject.family),
+        "num_parameters": sum(p.numel() for p in subject.model.parameters()),
+    }
+
+
+def stored_dtype(model: Any) -> torch.dtype:
+    """Return the dtype of the checkpoint that was loaded, which its config still names."""
+    dtype = getattr(model.config, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else next(model.parameters()).dtype
+
+
+def release_engine(trainer: Trainer) -> None:
+    """Take engine, optimizer, schedule and gradients off the model."""
+    wrapped = trainer.model_wrapped
+    if trainer.is_deepspeed_enabled and hasattr(wrapped, "destroy"):
+        wrapped.destroy()
+    trainer.deepspeed = None
+    trainer.accelerator.free_memory()
+    trainer.accelerator._models.clear()
+    trainer.model_wrapped = trainer.model
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    for parameter in cast(Any, trainer.model).parameters():
+        parameter.grad = None
+    gc.collect()

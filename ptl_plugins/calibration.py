@@ -1,0 +1,53 @@
+"""Token sequences become batches: sorted by length, cut by a token budget, padded right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """`input_ids` and `attention_mask`, both int64 [sequences, length]."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+
+
+def group_by_length(
+    sequences: Sequence[Sequence[int]], *, batch_tokens: int
+) -> Iterator[list[Sequence[int]]]:
+    """Yield groups of similar length whose padded size stays within `batch_tokens`.
+
+    Empty sequences are left out; a sequence longer than the budget is a group of its own.
+    """
+    group: list[Sequence[int]] = []
+    for sequence in sorted((s for s in sequences if len(s)), key=len, reverse=True):
+        longest = len(group[0]) if group else len(sequence)
+        if group and longest * (len(group) + 1) > batch_tokens:
+            yield group
+            group = []
+        group.append(sequence)
+    if group:
+        yield group
+
+
+def batches(
+    sequences: Sequence[Sequence[int]], *, batch_tokens: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yield right-padded batches of `sequences` on `device`."""
+    for group in group_by_length(sequences, batch_tokens=batch_tokens):
+        yield pad(group, device=device)
+
+
+def pad(group: Sequence[Sequence[int]], *, device: torch.device) -> Batch:
+    """Return one batch; padding is token 0 under mask 0, so its value does not matter."""
+    length = max(len(sequence) for sequence in group)
+    input_ids = torch.zeros(len(group), length, dtype=torch.long)
+    mask = torch.zeros(len(group), length, dtype=torch.long)
+    for row, sequence in enumerate(group):
+        input_ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return Batch(input_ids=input_ids.to(device), attention_mask=mask.to(device))

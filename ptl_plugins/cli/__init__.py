@@ -1,0 +1,1 @@
+"""The command `ptl`: one file per subcommand, all thin."""

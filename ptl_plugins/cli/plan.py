@@ -1,0 +1,79 @@
+"""`ptl plan`: every round's shape from the config alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ptl_plugins.cli.options import Plugins, RecipeFile
+from ptl_plugins.geometry import Geometry
+from ptl_plugins.preflight import Plan
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command()(plan)
+
+
+def plan(
+    recipe: RecipeFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    plugins: Plugins = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Print every round's layers, width, parameters, FLOPs ratio and data part; load nothing."""
+    from ptl_plugins.manager import build_manager, build_registry
+    from ptl_plugins.preflight import plan_run
+    from ptl_plugins.recipe_file import read_recipe
+
+    manager = build_manager(plugins=plugins)
+    registry = build_registry(manager)
+    planned = plan_run(read_recipe(recipe, manager.hook, registry), registry)
+    rows = plan_rows(planned)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        _print_table(planned, rows)
+
+
+def plan_rows(planned: Plan) -> list[dict[str, Any]]:
+    """Return one row per round, the original first, as plain values."""
+    original, number = planned.original, len(planned.rounds)
+    rows = [{"round": 0, "cut": "original", **_shape(original, original), "data_part": None}]
+    for planned_round in planned.rounds:
+        spec = planned_round.spec
+        cuts = [f"{c.amount:g} ({c.selector}) {c.unit} by {c.criterion}" for c in spec.cuts]
+        shape = _shape(planned_round.geometry, original)
+        part = f"{spec.index}/{number}"
+        cut = " + ".join(cuts) or "none"
+        rows.append({"round": spec.index, "cut": cut, **shape, "data_part": part})
+    return rows
+
+
+def _shape(geometry: Geometry, original: Geometry) -> dict[str, Any]:
+    ratio = geometry.flops_per_token / original.flops_per_token
+    return {
+        "layers": geometry.num_layers,
+        "width": geometry.width,
+        "parameters": geometry.num_parameters,
+        "non_embedding": geometry.non_embedding,
+        "flops_ratio": round(ratio, 4),
+    }
+
+
+def _print_table(planned: Plan, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{planned.recipe.source}: {planned.recipe.model}", title_justify="left")
+    for heading in ("round", "cut", "layers", "width", "parameters", "non-embedding", "FLOPs", "data"):
+        table.add_column(heading, justify="left" if heading == "cut" else "right")
+    for row in rows:
+        kept = row["non_embedding"] / planned.original.non_embedding
+        table.add_row(
+            str(row["round"]), row["cut"], str(row["layers"]), str(row["width"]),
+            f"{row['parameters'] / 1e6:,.1f} M", f"{kept:.1%}", f"{row['flops_ratio']:.3f}",
+            row["data_part"] or "-",
+        )  # fmt: skip
+    Console().print(table)

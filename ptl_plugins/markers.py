@@ -1,0 +1,10 @@
+"""The two pluggy markers. This module imports nothing else, so every plugin may import it cheaply."""
+
+from __future__ import annotations
+
+import pluggy
+
+PROJECT = "ptl"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)

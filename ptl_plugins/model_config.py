@@ -1,0 +1,61 @@
+"""Finds and reads a model's `config.json`, from a folder, the hub cache or the hub, without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ptl_plugins.errors import PTLError
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """Return the config of a checkpoint folder or of a hub model.
+
+    Raises:
+        PTLError: no such folder, no config in it, or the hub does not give it.
+    """
+    path = config_path(model)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PTLError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise PTLError(f"{path}: is not a JSON object")
+    return config
+
+
+def config_path(model: str) -> Path:
+    """Return the path of the model's `config.json`.
+
+    Raises:
+        PTLError: it is in no folder, and the hub does not give it.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise PTLError(f"model '{model}': the folder has no config.json")
+        return folder / "config.json"
+    if looks_like_path(model):
+        raise PTLError(f"model '{model}': no such folder")
+    return _cached(model)
+
+
+def looks_like_path(model: str) -> bool:
+    """Whether `model` can only be a local path, not a hub name `owner/name`."""
+    return model.startswith(("/", ".", "~")) or model.count("/") != 1
+
+
+def _cached(model: str) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    if isinstance(found, str):
+        return Path(found)
+    try:
+        return Path(hf_hub_download(model, "config.json"))
+    except Exception as error:  # every failure of the hub means the same to the user
+        raise PTLError(
+            f"model '{model}': no such folder, and the hub did not give its config.json "
+            f"({type(error).__name__}); check the name, or give a local folder"
+        ) from error

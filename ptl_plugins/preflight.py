@@ -1,0 +1,50 @@
+"""What can be known about a run before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptl_plugins.errors import PTLError, RecipeError
+from ptl_plugins.families import Family, find_family
+from ptl_plugins.geometry import Geometry, geometry
+from ptl_plugins.model_config import read_config
+from ptl_plugins.registry import Registry
+from ptl_plugins.schedule import PlannedRound, plan_rounds
+from ptl_plugins.types import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A recipe held against its model's config."""
+
+    recipe: Recipe
+    family: Family
+    original: Geometry
+    rounds: tuple[PlannedRound, ...]
+
+
+def plan_run(recipe: Recipe, registry: Registry) -> Plan:
+    """Read the model's config and work out every round's shape.
+
+    Raises:
+        RecipeError: the model cannot be found or is of no known family, or a round cannot be
+            reached; the line names the file and the key.
+    """
+    where = recipe.source
+    try:
+        config = read_config(recipe.model)
+        family = find_family(registry, config, recipe.family)
+        original = geometry(config, family)
+        quantised = config.get("quantization_config")
+    except PTLError as error:
+        raise RecipeError(f"{where}: model_name_or_path: {error}") from error
+    if quantised:
+        raise RecipeError(
+            f"{where}: model_name_or_path: '{recipe.model}' is quantised, and a quantised model "
+            "cannot be pruned; give the full-precision one"
+        )
+    try:
+        rounds = plan_rounds(recipe.rounds, original, registry, multiple_of=recipe.multiple_of)
+    except PTLError as error:
+        raise RecipeError(f"{where}: ptl.schedule: {error}") from error
+    return Plan(recipe=recipe, family=family, original=original, rounds=rounds)

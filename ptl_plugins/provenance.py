@@ -1,0 +1,88 @@
+"""Where each neuron and layer of a pruned checkpoint came from: `ptl_pruning.json`.
+
+Indices are those of the ORIGINAL model, composed over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ptl_plugins.types import PrunePlan
+
+if TYPE_CHECKING:
+    from ptl_plugins.run_folder import RunFolder
+
+FILE = "ptl_pruning.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """The original indices of what is left, and the cuts that led there."""
+
+    layers: tuple[int, ...]
+    """Original index of each remaining layer."""
+    neurons: tuple[tuple[int, ...], ...]
+    """Per remaining layer, the original indices of its neurons."""
+    history: tuple[Mapping[str, Any], ...] = ()
+    """One entry per cut: criteria, digest of the scores, shape before and after."""
+
+    def after(self, plan: PrunePlan) -> Provenance:
+        """Return the provenance after `plan` was carried out."""
+        gone = [set(row) for row in plan.removed_neurons] or [set()] * plan.num_layers
+        kept = [i for i in range(plan.num_layers) if i not in set(plan.removed_layers)]
+        return Provenance(
+            layers=tuple(self.layers[i] for i in kept),
+            neurons=tuple(
+                tuple(n for j, n in enumerate(self.neurons[i]) if j not in gone[i]) for i in kept
+            ),
+            history=(*self.history, _entry(plan)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and dicts."""
+        return {
+            "layers": list(self.layers),
+            "neurons": [list(row) for row in self.neurons],
+            "history": [dict(entry) for entry in self.history],
+        }
+
+    @classmethod
+    def from_json(cls, keys: Mapping[str, Any]) -> Provenance:
+        """Read what `to_json` wrote."""
+        return cls(
+            layers=tuple(keys["layers"]),
+            neurons=tuple(tuple(row) for row in keys["neurons"]),
+            history=tuple(keys["history"]),
+        )
+
+
+def untouched(*, num_layers: int, width: int) -> Provenance:
+    """Return the provenance of a model that nothing was cut from."""
+    return Provenance(
+        layers=tuple(range(num_layers)), neurons=(tuple(range(width)),) * num_layers
+    )
+
+
+def read_latest(run: RunFolder, index: int, shape: Mapping[str, int]) -> Provenance:
+    """Return the provenance as of round `index`: that of the last round up to it that cut.
+
+    Where no round cut yet, it is the original's own `ptl_pruning.json`, kept in round 0, or
+    that of an untouched model of `shape` (`num_layers`, `width`).
+    """
+    for number in range(index, -1, -1):
+        path = run.round_folder(number) / FILE
+        if path.exists():
+            return Provenance.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return untouched(num_layers=shape["num_layers"], width=shape["width"])
+
+
+def _entry(plan: PrunePlan) -> dict[str, Any]:
+    return {
+        "criteria": dict(plan.criteria),
+        "scores_digest": plan.scores_digest,
+        "layers": [plan.num_layers, plan.new_num_layers],
+        "width": [plan.width, plan.new_width],
+    }

@@ -1,0 +1,203 @@
+"""The recipe's file edge: pydantic checks it, all errors at once; frozen dataclasses leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from ptl_plugins.errors import RecipeError
+from ptl_plugins.recipe_errors import explain
+from ptl_plugins.registry import Catalogue, Registry
+from ptl_plugins.schedule import Order, Phase, expand
+from ptl_plugins.types import (
+    CalibrationSpec,
+    Cut,
+    EvaluationSpec,
+    EvaluationTask,
+    RoundSpec,
+)
+
+DEFAULT_CRITERION = {"neuron": "activation_max", "layer": "l2"}
+"""The paper's own rules (Eq. 4 and Eq. 6)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSource:
+    """A recipe file as it was read: keys parsed, nothing checked."""
+
+    path: Path
+    keys: Mapping[str, Any]
+    text: str
+    registry: Registry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """What both doors have in common, resolved."""
+
+    rounds: tuple[RoundSpec, ...]
+    family: str | None
+    seed: int | None
+    multiple_of: int
+    calibration: CalibrationSpec
+    evaluation: EvaluationSpec
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class PhaseModel(_Strict):
+    """One entry of `schedule`."""
+
+    unit: Literal["neuron", "layer", "none"]
+    criterion: str | None = None
+    selector: str = "count"
+    amount: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = None
+    rounds: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
+
+    @pydantic.model_validator(mode="after")
+    def _amount_fits_unit(self) -> PhaseModel:
+        if self.unit != "none" and self.amount is None:
+            raise ValueError(f"amount is missing: how much one round of unit '{self.unit}' removes")
+        if self.unit == "none" and (self.amount or self.criterion):
+            raise ValueError("unit 'none' prunes nothing: it takes no amount and no criterion")
+        return self
+
+
+class CalibrationModel(_Strict):
+    """`calibration`: the sequences that a round is profiled on."""
+
+    num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
+    max_length: Annotated[int, pydantic.Field(ge=1)] | None = None
+    batch_tokens: Annotated[int, pydantic.Field(ge=1)] = 4096
+
+
+class TaskModel(pydantic.BaseModel):
+    """One entry of `evaluate.tasks`; the keys beside `evaluator` are the evaluator's own."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    evaluator: str
+
+
+class EvaluateModel(_Strict):
+    """`evaluate`: what is measured, and when."""
+
+    tasks: list[TaskModel] = []
+    every: Annotated[int, pydantic.Field(ge=1)] = 1
+    before_recovery: bool = False
+
+
+class SectionModel(_Strict):
+    """The keys that a `ptl:` section and a PTL recipe share."""
+
+    schedule: Annotated[list[PhaseModel], pydantic.Field(min_length=1)]
+    order: Order = "listed"
+    family: str | None = None
+    seed: Annotated[int, pydantic.Field(ge=0)] | None = None
+    multiple_of: Annotated[int, pydantic.Field(ge=1)] = 1
+    calibration: CalibrationModel = CalibrationModel()
+    evaluate: EvaluateModel = EvaluateModel()
+
+
+def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
+    """Check the shared keys of a recipe and return them resolved.
+
+    Args:
+        source: the file, for messages and names.
+        keys: the mapping found under `prefix`.
+        prefix: where in the file it stands, such as `ptl`.
+
+    Raises:
+        RecipeError: one line per problem: file, key, value, what is allowed.
+    """
+    if not isinstance(keys, Mapping):
+        raise RecipeError(f"{source.path}: {prefix}: {keys!r} is not a mapping of keys")
+    try:
+        model = SectionModel.model_validate(dict(keys))
+    except pydantic.ValidationError as error:
+        lines = explain(error, SectionModel, prefix=prefix)
+        raise RecipeError("\n".join(f"{source.path}: {line}" for line in lines)) from None
+    problems = _unknown_names(model, source.registry)
+    if problems:
+        raise RecipeError("\n".join(f"{source.path}: {prefix}.{line}" for line in problems))
+    return _resolve(model)
+
+
+def _resolve(model: SectionModel) -> Section:
+    return Section(
+        rounds=expand([_phase(phase) for phase in model.schedule], model.order),
+        family=model.family,
+        seed=model.seed,
+        multiple_of=model.multiple_of,
+        calibration=CalibrationSpec(**model.calibration.model_dump()),
+        evaluation=EvaluationSpec(
+            tasks=tuple(
+                EvaluationTask(evaluator=task.evaluator, settings=dict(task.model_extra or {}))
+                for task in model.evaluate.tasks
+            ),
+            every=model.evaluate.every,
+            before_recovery=model.evaluate.before_recovery,
+        ),
+    )
+
+
+def _phase(phase: PhaseModel) -> Phase:
+    if phase.unit == "none":
+        return Phase(cut=None, rounds=phase.rounds)
+    cut = Cut(
+        unit=phase.unit,
+        criterion=phase.criterion or DEFAULT_CRITERION[phase.unit],
+        selector=phase.selector,
+        amount=phase.amount or 0.0,
+    )
+    return Phase(cut=cut, rounds=phase.rounds)
+
+
+def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
+    problems: list[str] = []
+    if model.family is not None:
+        problems += _unknown("family", model.family, registry.families)
+    for index, phase in enumerate(model.schedule):
+        if phase.unit != "none":
+            problems += _phase_problems(f"schedule.{index}", phase, registry)
+    for index, task in enumerate(model.evaluate.tasks):
+        key = f"evaluate.tasks.{index}"
+        unknown = _unknown(f"{key}.evaluator", task.evaluator, registry.evaluators)
+        wrong = not unknown and registry.evaluators.get(task.evaluator).check(
+            task.model_extra or {}
+        )
+        problems += unknown or ([f"{key}: {wrong}"] if wrong else [])
+    return problems
+
+
+def _phase_problems(key: str, phase: PhaseModel, registry: Registry) -> list[str]:
+    problems = _unknown(f"{key}.selector", phase.selector, registry.selectors)
+    if not problems:
+        wrong = registry.selectors.get(phase.selector).check(phase.amount or 0.0)
+        problems += [f"{key}.amount: {wrong}"] if wrong else []
+    name = phase.criterion
+    if name is None:
+        return problems
+    unknown = _unknown(f"{key}.criterion", name, registry.criteria)
+    if not unknown and (unit := registry.criteria.get(name).unit) != phase.unit:
+        fitting = [n for n, c in registry.criteria.items() if c.unit == phase.unit]
+        unknown = [
+            f"{key}.criterion: '{name}' scores {unit}s, but the phase cuts {phase.unit}s; "
+            f"allowed: {', '.join(fitting)}"
+        ]
+    return problems + unknown
+
+
+def _unknown(key: str, name: str, catalogue: Catalogue[Any]) -> list[str]:
+    from ptl_plugins.errors import UnknownNameError
+
+    try:
+        catalogue.get(name)
+    except UnknownNameError as error:
+        return [f"{key}: {error}"]
+    return []

@@ -1,0 +1,147 @@
+"""The run folder: manifest, events, one folder per round; resume reads what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptl_plugins import run_lock
+from ptl_plugins.durable import remove_leftovers, write_json
+from ptl_plugins.errors import RunFolderError
+from ptl_plugins.types import Cut, EvalResult, PrunePlan, Recipe, RoundRecord
+
+MANIFEST = "manifest.json"
+EVENTS = "events.jsonl"
+RECORD = "record.json"
+PLAN = "plan.json"
+SCORES = "scores.safetensors"
+MODEL = "model"
+
+
+class RunFolder:
+    """Paths and durable state of one run. Only the main rank may write."""
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path = path
+        self.writes = writes
+        self._lock: object | None = None
+
+    def round_folder(self, index: int) -> Path:
+        """Return `round_NN`; round 0 is the original."""
+        return self.path / f"round_{index:02d}"
+
+    def open(self, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+        """Take the folder for this recipe: lock it, check or write the manifest.
+
+        Raises:
+            RunFolderError: a living run holds it, or it belongs to another recipe.
+        """
+        self.check(recipe)
+        if not self.writes:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = run_lock.lock_folder(self.path)
+        remove_leftovers(self.path)
+        if not (self.path / MANIFEST).exists():
+            write_json(self.path / MANIFEST, {**manifest, "recipe": recipe_keys(recipe)})
+        self.event("opened", finished_rounds=self.num_finished())
+
+    def check(self, recipe: Recipe) -> None:
+        """Compare the recipe with the manifest's, where there is one.
+
+        Raises:
+            RunFolderError: they differ; the differing keys are named.
+        """
+        path = self.path / MANIFEST
+        if not path.exists():
+            return
+        before = _flat(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+        now = _flat(recipe_keys(recipe))
+        keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if keys:
+            changes = ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in keys[:5])
+            raise RunFolderError(
+                f"{self.path}: holds a run of another recipe ({changes}); "
+                "give the old recipe, or choose another folder"
+            )
+
+    def num_finished(self) -> int:
+        """Return how many rounds are complete, the original not counted."""
+        number = 0
+        while (self.round_folder(number + 1) / RECORD).exists():
+            number += 1
+        return number
+
+    def last_model(self) -> Path | None:
+        """Return the checkpoint of the last finished round, or None before the first."""
+        number = self.num_finished()
+        return self.round_folder(number) / MODEL if number else None
+
+    def write(self, path: Path, value: Any) -> None:
+        """Write JSON below the run folder, in the main rank only."""
+        if self.writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, value)
+
+    def finish_round(self, record: RoundRecord) -> None:
+        """Write `record.json`, which makes the round complete."""
+        self.write(self.round_folder(record.round) / RECORD, dataclasses.asdict(record))
+        self.event("round_finished", round=record.round)
+
+    def records(self) -> tuple[RoundRecord, ...]:
+        """Return the records of the original and all finished rounds."""
+        paths = (self.round_folder(i) / RECORD for i in range(self.num_finished() + 1))
+        return tuple(read_record(path) for path in paths if path.exists())
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Append one line to `events.jsonl`, in the main rank only."""
+        if self.writes:
+            line = json.dumps({"time": time.time(), "event": name, **facts})
+            with (self.path / EVENTS).open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+
+
+def recipe_keys(recipe: Recipe) -> dict[str, Any]:
+    """Return the resolved recipe as plain values, without where it was read from."""
+    keys = dataclasses.asdict(recipe)
+    for place in ("source", "run_folder", "text"):
+        del keys[place]
+    return json.loads(json.dumps(keys, default=str))  # type: ignore[no-any-return]
+
+
+def write_plan(run: RunFolder, folder: Path, plan: PrunePlan) -> None:
+    """Write `plan.json`."""
+    run.write(folder / PLAN, dataclasses.asdict(plan))
+
+
+def read_plan(folder: Path) -> PrunePlan | None:
+    """Return the plan of a round that was already selected, or None."""
+    if not (folder / PLAN).exists():
+        return None
+    keys = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    keys["removed_neurons"] = tuple(tuple(row) for row in keys["removed_neurons"])
+    keys["removed_layers"] = tuple(keys["removed_layers"])
+    return PrunePlan(**keys)
+
+
+def read_record(path: Path) -> RoundRecord:
+    """Read a `record.json`."""
+    keys = json.loads(path.read_text(encoding="utf-8"))
+    keys["cuts"] = tuple(Cut(**cut) for cut in keys["cuts"])
+    for name in ("pruned", "recovered"):
+        keys[name] = EvalResult(**keys[name]) if keys[name] else None
+    return RoundRecord(**keys)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, (dict, list)):
+        return {prefix.rstrip("."): value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= _flat(inner, f"{prefix}{key}.")
+    return flat

@@ -1,0 +1,286 @@
+"""The values that travel between the parts: frozen, keyword-only, free of torch at run time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ptl_plugins.families import Family
+    from ptl_plugins.hookspecs import Hooks
+    from ptl_plugins.ranks import Ranks
+    from ptl_plugins.registry import Registry
+    from ptl_plugins.run_folder import RunFolder
+
+Unit = Literal["neuron", "layer"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """One removal: `amount` neurons per layer, or layers, as the selector reads it."""
+
+    unit: Unit
+    criterion: str
+    selector: str
+    amount: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundSpec:
+    """One iteration of Algorithm 1; `index` counts from 1, no cuts means recovery only."""
+
+    index: int
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationSpec:
+    """How many sequences of a round's own data part are profiled, and how they are batched."""
+
+    num_sequences: int
+    max_length: int | None
+    """Tokens a sequence is cut to; None: the training framework's own cut-off length."""
+    batch_tokens: int
+    """Padded tokens per batch, a bound on memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationTask:
+    """One evaluator with its settings, as the recipe names them."""
+
+    evaluator: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSpec:
+    """What is measured on the original and on the rounds."""
+
+    tasks: tuple[EvaluationTask, ...]
+    every: int
+    """Every how many rounds; the original and the last round are always measured."""
+    before_recovery: bool
+    """Whether the pruned model is measured before its recovery as well."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSpec:
+    """One recovery stage: the framework's own settings, verbatim."""
+
+    backend: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A recipe file, checked and resolved; both doors expand to this."""
+
+    source: Path
+    model: str
+    family: str | None
+    """None: found by the model's own `model_type`."""
+    seed: int
+    run_folder: Path
+    rounds: tuple[RoundSpec, ...]
+    multiple_of: int
+    calibration: CalibrationSpec
+    stages: tuple[StageSpec, ...]
+    evaluation: EvaluationSpec
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Statistics of one profiling pass; criteria turn them into importances."""
+
+    statistics: Mapping[str, torch.Tensor]
+    """fp32 on the CPU: [layers, width] for neurons, [layers] for layers."""
+    num_layers: int
+    width: int
+    num_tokens: int
+    num_sequences: int
+
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(self.statistics)}; {self.num_tokens} tokens)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrunePlan:
+    """What goes: indices into the model as it is before this cut."""
+
+    num_layers: int
+    width: int
+    removed_neurons: tuple[tuple[int, ...], ...]
+    """Per layer, ascending; the same number in every layer; empty when no neuron goes."""
+    removed_layers: tuple[int, ...]
+    criteria: Mapping[str, str]
+    """Unit -> criterion that chose."""
+    scores_digest: str
+
+    @property
+    def new_width(self) -> int:
+        """Width of every layer after the cut."""
+        return self.width - (len(self.removed_neurons[0]) if self.removed_neurons else 0)
+
+    @property
+    def new_num_layers(self) -> int:
+        """Number of layers after the cut."""
+        return self.num_layers - len(self.removed_layers)
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what goes: equal plans have equal digests."""
+        what = (self.num_layers, self.width, self.removed_neurons, self.removed_layers)
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"PrunePlan(width {self.width} -> {self.new_width}, "
+            f"layers {self.num_layers} -> {self.new_num_layers})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What a step works on: a live model or a checkpoint folder."""
+
+    family: Family
+    path: Path | None = None
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    stored_dtype: torch.dtype | None = None
+    """The dtype its checkpoints are written in, whatever the live weights are trained in."""
+
+    def __repr__(self) -> str:
+        return f"Subject({self.family.name}, {self.path or 'live'})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalResult:
+    """Metrics by name, each a plain number."""
+
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundRecord:
+    """What one finished round was and measured; round 0 is the original."""
+
+    round: int
+    num_layers: int
+    width: int
+    num_parameters: int
+    cuts: tuple[Cut, ...] = ()
+    plan_digest: str | None = None
+    model_digest: str | None = None
+    pruned: EvalResult | None = None
+    """Before recovery."""
+    recovered: EvalResult | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """A finished run: its folder, its last model and the records of all rounds."""
+
+    folder: Path
+    model: Path
+    records: tuple[RoundRecord, ...]
+
+
+class Corpus(Protocol):
+    """The run's data, cut by document into one part per round."""
+
+    def calibration(self, round_index: int) -> Sequence[Sequence[int]]:
+        """Return token ids of the sequences that profile round `round_index` (from its part)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoundContext:
+    """What every step of a round may use. Short in traces, no tensors."""
+
+    spec: RoundSpec
+    recipe: Recipe
+    run: RunFolder
+    registry: Registry
+    corpus: Corpus
+    ranks: Ranks
+    hooks: Hooks
+    original_width: int
+    original_num_layers: int
+
+    @property
+    def folder(self) -> Path:
+        """The round's folder, `round_NN`."""
+        return self.run.round_folder(self.spec.index)
+
+    def __repr__(self) -> str:
+        return f"RoundContext({self.recipe.source.name}, round {self.spec.index})"
+
+
+class Criterion(Protocol):
+    """Turns statistics into importances; the least important go first."""
+
+    @property
+    def unit(self) -> Unit:
+        """`neuron` or `layer`."""
+        ...
+
+    @property
+    def statistics(self) -> tuple[Any, ...]:
+        """The `ptl_plugins.criteria.Statistic`s that the profiling pass has to gather."""
+        ...
+
+    def importance(self, scores: Scores) -> torch.Tensor:
+        """Return fp32 [layers, width] for neurons or [layers] for layers."""
+        ...
+
+
+class Selector(Protocol):
+    """Turns an amount of the recipe into a count, before any score is known."""
+
+    def check(self, amount: float) -> str | None:
+        """Return what is wrong with the amount in one line, or None."""
+        ...
+
+    def count(self, amount: float, *, original: int) -> int:
+        """Return how many neurons (per layer) or layers go, of `original` at the start."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Measures a subject."""
+
+    def check(self, settings: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the recipe's settings in one line, or None."""
+        ...
+
+    def evaluate(
+        self, ctx: RoundContext, subject: Subject, settings: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Return metrics by name; under several ranks every rank returns the same."""
+        ...
+
+
+class Backend(Protocol):
+    """A training framework that recovers a subject in a stage."""
+
+    def check(self, settings: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the stage's settings in one line, or None."""
+        ...
+
+
+class DataSource(Protocol):
+    """A named source of reasoning text."""
+
+    def rows(self, settings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the rows."""
+        ...
