@@ -61,7 +61,8 @@ class TrainedRounds:
         self.trainer = trainer
         self.session = session
         self.train_once = train_once
-        self.output = TrainOutput(0, 0.0, {})
+        finished = float(session.run.num_finished())
+        self.output = TrainOutput(0, 0.0, {"ptl_rounds_finished": finished})
 
     def run(self) -> TrainOutput:
         """Run the loop; return the last round's training output."""

@@ -36,8 +36,8 @@ def prune_tune_loop(
         subject: the model of the last finished round, or the original.
         describe: gives `num_layers`, `width` and `num_parameters` of a subject.
     """
-    finished = start.run.num_finished()
-    if not start.run.records():
+    measured_original, finished = _where_it_stands(start)
+    if not measured_original:
         log = RoundLog(start.run, 0)
         measured = evaluate(start, subject, log)
         announce(start, log.record(describe(subject), recovered=measured))
@@ -61,6 +61,15 @@ def prune_tune_loop(
         announce(ctx, log.record(describe(subject), spec.cuts, plan, pruned, measured))
     finish(start)
     return subject
+
+
+def _where_it_stands(ctx: RoundContext) -> tuple[bool, int]:
+    """Return whether round 0 is recorded, and how many rounds are finished.
+
+    The main rank's view counts: another rank may look after the main rank has gone on.
+    """
+    view: tuple[bool, int] = ctx.ranks.gather((bool(ctx.run.records()), ctx.run.num_finished()))[0]
+    return view
 
 
 def extract(ctx: RoundContext, subject: Subject, log: RoundLog) -> PrunePlan | None:

