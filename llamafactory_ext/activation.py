@@ -39,7 +39,9 @@ def _open(prepared: Prepared) -> Session:
     run = RunFolder(recipe.run_folder, writes=os.environ.get("RANK", "0") == "0")
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     run.open(recipe, build_manifest(recipe, prepared.manager, num_ranks=num_ranks))
-    return Session(plan=prepared.plan, manager=prepared.manager, registry=prepared.registry, run=run)
+    return Session(
+        plan=prepared.plan, manager=prepared.manager, registry=prepared.registry, run=run
+    )
 
 
 def _show_progress() -> None:

@@ -94,9 +94,7 @@ def _ranges(sizes: Sequence[int]) -> tuple[range, ...]:
     return tuple(range(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
 
-def _calibration(
-    loader: ModuleType, session: Session, part: Dataset, rest: Any
-) -> list[list[int]]:
+def _calibration(loader: ModuleType, session: Session, part: Dataset, rest: Any) -> list[list[int]]:
     """Return the first documents of a part as token ids, unpacked, by LLaMA-Factory's rules."""
     data_args, _, stage, template, tokenizer, processor = rest
     calibration = session.plan.recipe.calibration

@@ -21,7 +21,7 @@ def with_overrides(keys: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
     try:
         merged = OmegaConf.merge(OmegaConf.create(keys), OmegaConf.from_cli(list(overrides)))
-        return cast(dict[str, Any], OmegaConf.to_container(merged))
+        return cast("dict[str, Any]", OmegaConf.to_container(merged))
     except OmegaConfBaseException as error:
         words = " ".join(overrides)
         raise RecipeError(f"{words}: not understood as key=value words ({error})") from None

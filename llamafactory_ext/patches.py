@@ -7,7 +7,7 @@ fails when upstream changes them.
 | patched | why |
 | --- | --- |
 | `launcher.launch` | mistakes in a `ptl:` section end the command before workers start |
-| `hparams.parser._parse_train_args` | takes the `ptl:` section out before unknown keys are refused |
+| `hparams.parser._parse_train_args` | takes the `ptl:` section out, else an unknown key |
 | `data.loader._get_preprocessed_dataset` | cuts the corpus by document before it is packed |
 | `train.pt.workflow.CustomTrainer` | one `train()` per round |
 

@@ -67,12 +67,12 @@ class TrainedRounds:
     def run(self) -> TrainOutput:
         """Run the loop; return the last round's training output."""
         trainer, plan = self.trainer, self.session.plan
-        model = cast(Any, trainer.model)
+        model = cast("Any", trainer.model)
         model.to(trainer.args.device)  # DeepSpeed leaves it on the CPU until an engine is built
         subject = Subject(
             family=plan.family,
             model=model,
-            tokenizer=cast(Any, trainer.processing_class),
+            tokenizer=cast("Any", trainer.processing_class),
             stored_dtype=stored_dtype(model),
         )
         self.session.manager.register(self, "llamafactory-trainer")
@@ -88,10 +88,11 @@ class TrainedRounds:
     def ptl_recover(self, ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subject | None:
         """Train one round on its own part, then save the model in its stored dtype."""
         trainer, index = self.trainer, ctx.spec.index
-        assert self.session.parts is not None and subject.model is not None
+        assert self.session.parts is not None
+        assert subject.model is not None
         rows = self.session.parts.rows[index - 1]
         release_engine(trainer)
-        trainer.train_dataset = cast(Any, self._corpus).select(rows)
+        trainer.train_dataset = cast("Any", self._corpus).select(rows)
         trainer.args.output_dir = str(ctx.folder / "stage_0")
         set_seed(ctx.recipe.seed + index)  # a resumed round draws what an uninterrupted one does
         callbacks = self._callbacks(ctx, subject)
@@ -120,7 +121,7 @@ class TrainedRounds:
             "layers": shape["num_layers"],
             "parameters": shape["num_parameters"],
         }
-        others = [c for some in ctx.hooks.ptl_trainer_callbacks(ctx=ctx) for c in some]
+        others = [c for some in ctx.hooks.ptl_trainer_callbacks(ctx=ctx) for c in some or ()]
         return [RoundFacts(facts), *others, OptimizerCoversModel()]
 
     def _save(self, ctx: RoundContext, subject: Subject) -> None:
@@ -154,15 +155,15 @@ def stored_dtype(model: Any) -> torch.dtype:
 
 def release_engine(trainer: Trainer) -> None:
     """Take engine, optimizer, schedule and gradients off the model."""
-    wrapped = trainer.model_wrapped
+    wrapped: Any = trainer.model_wrapped
     if trainer.is_deepspeed_enabled and hasattr(wrapped, "destroy"):
         wrapped.destroy()
     trainer.deepspeed = None
     trainer.accelerator.free_memory()
     trainer.accelerator._models.clear()
-    trainer.model_wrapped = trainer.model
+    trainer.model_wrapped = cast("Any", trainer.model)
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
-    for parameter in cast(Any, trainer.model).parameters():
+    for parameter in cast("Any", trainer.model).parameters():
         parameter.grad = None
     gc.collect()

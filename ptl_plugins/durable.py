@@ -30,7 +30,7 @@ def replace(temporary: Path, path: Path) -> None:
     """Bring a written file or folder under its final name, once it is on the disk."""
     for file in _files(temporary):
         _sync(file)
-    os.replace(temporary, path)
+    temporary.replace(path)
     _sync(path.parent)
 
 
@@ -73,7 +73,9 @@ def digest_of_files(folder: Path, pattern: str) -> str:
     total = hashlib.sha256()
     for file in sorted(folder.glob(pattern)):
         with file.open("rb") as stream:
-            total.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            total.update(
+                f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
+            )
     return total.hexdigest()
 
 

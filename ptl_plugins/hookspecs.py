@@ -115,7 +115,7 @@ def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
 
 
 @hookspec
-def ptl_trainer_callbacks(ctx: RoundContext) -> Sequence[object]:
+def ptl_trainer_callbacks(ctx: RoundContext) -> Sequence[object] | None:
     """Called inside the training process before each round's training.
 
     :param ctx: the round.

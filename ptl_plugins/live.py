@@ -15,12 +15,12 @@ from ptl_plugins.families import Family
 
 def decoder_layers(model: PreTrainedModel, family: Family) -> nn.ModuleList:
     """Return the list of decoder layers."""
-    return cast(nn.ModuleList, model.get_submodule(family.layers))
+    return cast("nn.ModuleList", model.get_submodule(family.layers))
 
 
 def ffn_output(layer: nn.Module, family: Family) -> nn.Linear:
     """Return the FFN's output matrix, `down_proj`."""
-    return cast(nn.Linear, layer.get_submodule(family.ffn_output))
+    return cast("nn.Linear", layer.get_submodule(family.ffn_output))
 
 
 def decoder(model: PreTrainedModel, family: Family) -> nn.Module:

@@ -49,7 +49,9 @@ def prune_tune_loop(
         plan = extract(ctx, subject, log)  # lines 4, 5
         if plan is not None:
             with log.timed("prune"):  # line 7
-                subject = answer(ctx.hooks.ptl_prune(ctx=ctx, subject=subject, plan=plan), "ptl_prune")
+                subject = answer(
+                    ctx.hooks.ptl_prune(ctx=ctx, subject=subject, plan=plan), "ptl_prune"
+                )
             log.say(f"round {spec.index}: {plan!r}")
             if ctx.recipe.evaluation.before_recovery:
                 pruned = evaluate(ctx, subject, log, name="evaluate_pruned")
@@ -81,10 +83,10 @@ def extract(ctx: RoundContext, subject: Subject, log: RoundLog) -> PrunePlan | N
     with log.timed("profile"):
         scores = answer(ctx.hooks.ptl_profile(ctx=ctx, subject=subject), "ptl_profile")
     with log.timed("select"):
-        plan = answer(ctx.hooks.ptl_select(ctx=ctx, scores=scores), "ptl_select")
-    write_plan(ctx.run, ctx.folder, plan)
+        chosen: PrunePlan = answer(ctx.hooks.ptl_select(ctx=ctx, scores=scores), "ptl_select")
+    write_plan(ctx.run, ctx.folder, chosen)
     ctx.ranks.barrier()
-    return plan
+    return chosen
 
 
 def evaluate(
@@ -94,7 +96,9 @@ def evaluate(
     if not ctx.recipe.evaluation.tasks:
         return None
     with log.timed(name):
-        result = answer(ctx.hooks.ptl_evaluate(ctx=ctx, subject=subject), "ptl_evaluate")
+        result: EvalResult = answer(
+            ctx.hooks.ptl_evaluate(ctx=ctx, subject=subject), "ptl_evaluate"
+        )
     log.say(f"round {ctx.spec.index}: {name}: {_metrics(result)}")
     return result
 

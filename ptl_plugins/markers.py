@@ -1,4 +1,4 @@
-"""The two pluggy markers. This module imports nothing else, so every plugin may import it cheaply."""
+"""The two pluggy markers; nothing else is imported, so every plugin may import it cheaply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds and reads a model's `config.json`, from a folder, the hub cache or the hub, without torch."""
+"""Reads a model's `config.json`, from a folder, the hub cache or the hub, without torch."""
 
 from __future__ import annotations
 

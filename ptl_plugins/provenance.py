@@ -61,9 +61,7 @@ class Provenance:
 
 def untouched(*, num_layers: int, width: int) -> Provenance:
     """Return the provenance of a model that nothing was cut from."""
-    return Provenance(
-        layers=tuple(range(num_layers)), neurons=(tuple(range(width)),) * num_layers
-    )
+    return Provenance(layers=tuple(range(num_layers)), neurons=(tuple(range(width)),) * num_layers)
 
 
 def read_latest(run: RunFolder, index: int, shape: Mapping[str, int]) -> Provenance:

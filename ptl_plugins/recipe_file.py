@@ -26,6 +26,7 @@ def read_recipe(path: Path, hooks: Hooks, registry: Registry) -> Recipe:
     recipe: Recipe | None = hooks.ptl_read_recipe(source=source)
     if recipe is None:
         raise RecipeError(
-            f"{path}: no plugin reads this kind of file; a LLaMA-Factory yaml needs a 'ptl:' section"
+            f"{path}: ptl: is missing; a LLaMA-Factory yaml needs a 'ptl:' section, and no "
+            "plugin reads another kind of file"
         )
     return recipe

@@ -37,7 +37,7 @@ def expand(phases: Sequence[Phase], order: Order) -> tuple[RoundSpec, ...]:
     `neuron_then_layer`, `layer_then_neuron` and `alternating` are the orders of Table 3;
     `together` makes round t of every phase one round (both lines 4 and 5 of Algorithm 1).
     """
-    cuts = [[(phase.cut,)] * phase.rounds for phase in phases]
+    cuts: list[list[tuple[Cut | None, ...]]] = [[(p.cut,)] * p.rounds for p in phases]
     if order == "together":
         merged = [tuple(chain.from_iterable(row)) for row in zip_longest(*cuts, fillvalue=())]
     elif order == "listed":
@@ -50,7 +50,7 @@ def expand(phases: Sequence[Phase], order: Order) -> tuple[RoundSpec, ...]:
     )
 
 
-def _by_unit(rounds: list[tuple[Cut | None]], order: Order) -> list[tuple[Cut | None]]:
+def _by_unit(rounds: list[tuple[Cut | None, ...]], order: Order) -> list[tuple[Cut | None, ...]]:
     neurons = [row for row in rounds if row[0] and row[0].unit == "neuron"]
     layers = [row for row in rounds if row[0] and row[0].unit == "layer"]
     others = [row for row in rounds if row[0] is None]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ptl_plugins.errors import PruneError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.run_folder import SCORES
 from ptl_plugins.types import EvalResult, PrunePlan, RoundContext, Scores, Subject
+
+if TYPE_CHECKING:
+    from ptl_plugins.calibration import Batch
+    from ptl_plugins.criteria import Statistic
 
 
 @hookimpl(trylast=True)
@@ -72,7 +78,7 @@ def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     return EvalResult(metrics=metrics, seconds=round(time.perf_counter() - start, 3))
 
 
-def _batches(ctx: RoundContext, subject: Subject):  # type: ignore[no-untyped-def]
+def _batches(ctx: RoundContext, subject: Subject) -> Iterator[Batch]:
     from ptl_plugins.calibration import batches
 
     assert subject.model is not None
@@ -84,7 +90,7 @@ def _batches(ctx: RoundContext, subject: Subject):  # type: ignore[no-untyped-de
     return batches(share, batch_tokens=ctx.recipe.calibration.batch_tokens, device=device)
 
 
-def _statistics(ctx: RoundContext):  # type: ignore[no-untyped-def]
+def _statistics(ctx: RoundContext) -> tuple[Statistic, ...]:
     from ptl_plugins.criteria import needed_statistics
 
     criteria = [ctx.registry.criteria.get(cut.criterion) for cut in ctx.spec.cuts]

@@ -60,7 +60,7 @@ def _cut_neurons(layer: nn.Module, family: Family, kept: torch.Tensor) -> None:
         setattr(ffn, family.width_key, len(kept))
 
 
-def _sliced(parameter: nn.Parameter, dim: int, kept: torch.Tensor) -> nn.Parameter:
+def _sliced(parameter: torch.Tensor, dim: int, kept: torch.Tensor) -> nn.Parameter:
     data = parameter.data.index_select(dim, kept.to(parameter.device)).contiguous()
     return nn.Parameter(data, requires_grad=parameter.requires_grad)
 

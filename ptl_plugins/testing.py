@@ -42,7 +42,8 @@ def tiny_model(
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):  # ones and zeros would hide mistakes
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def tiny_texts(number: int, *, seed: int = 0) -> list[str]:

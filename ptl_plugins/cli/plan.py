@@ -67,7 +67,16 @@ def _print_table(planned: Plan, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{planned.recipe.source}: {planned.recipe.model}", title_justify="left")
-    for heading in ("round", "cut", "layers", "width", "parameters", "non-embedding", "FLOPs", "data"):
+    for heading in (
+        "round",
+        "cut",
+        "layers",
+        "width",
+        "parameters",
+        "non-embedding",
+        "FLOPs",
+        "data",
+    ):
         table.add_column(heading, justify="left" if heading == "cut" else "right")
     for row in rows:
         kept = row["non_embedding"] / planned.original.non_embedding

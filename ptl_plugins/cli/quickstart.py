@@ -14,7 +14,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Where everything is put.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option("--out", help="Where everything is put.")] = Path(
+        "quickstart"
+    ),
 ) -> None:
     """Prune SmolLM2-135M in rounds with LLaMA-Factory on this machine, and print what it cost."""
     from ptl_plugins.quickstart.run import run_quickstart

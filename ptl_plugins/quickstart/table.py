@@ -62,10 +62,14 @@ def build_rows(
         recovery = record.seconds.get("recover")
         last = "end" if record is rounds[-1] else None
         rows.append(row(f"round {record.round} pruned", record, record.pruned, cut))
-        rows.append(row(f"round {record.round} recovered", record, record.recovered, recovery, last))
+        rows.append(
+            row(f"round {record.round} recovered", record, record.recovered, recovery, last)
+        )
     trained = RunFolder(control, writes=False).records()
     seconds = sum(record.seconds.get("recover", 0.0) for record in trained)
-    rows.append(row("control (nothing pruned)", trained[-1], trained[-1].recovered, seconds, "control"))
+    rows.append(
+        row("control (nothing pruned)", trained[-1], trained[-1].recovered, seconds, "control")
+    )
     return rows
 
 

@@ -15,7 +15,13 @@ from typing import Any
 from ptl_plugins.errors import USER_ERROR_EXIT_CODE, PTLError
 from ptl_plugins.run_folder import EVENTS, RECORD
 
-WEIGHTS = {"start": 15.0, "profile": 8.0, "evaluate": 12.0, "evaluate_pruned": 12.0, "recover": 95.0}
+WEIGHTS = {
+    "start": 15.0,
+    "profile": 8.0,
+    "evaluate": 12.0,
+    "evaluate_pruned": 12.0,
+    "recover": 95.0,
+}
 """Seconds by step on two cores; only their ratios matter."""
 
 
@@ -91,10 +97,8 @@ def _events(run: Path) -> list[dict[str, Any]]:
 
 
 def _percent(log: Path) -> float | None:
-    last = None
-    for last in _json_lines(log):
-        pass
-    return float(last["percentage"]) if last and "percentage" in last else None
+    percents = [line["percentage"] for line in _json_lines(log) if "percentage" in line]
+    return float(percents[-1]) if percents else None
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

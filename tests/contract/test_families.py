@@ -195,9 +195,7 @@ class TestFamily:
         for key in family.per_layer_keys:
             assert after[key] == [before[key][i] for i in (0, 1, 3, 4)]
 
-    def test_a_default_list_is_spelled_out_once_layers_went(
-        self, family, folder, saved, tmp_path
-    ):
+    def test_a_default_list_is_spelled_out_once_layers_went(self, family, folder, saved, tmp_path):
         bare = {k: v for k, v in read(folder).items() if k not in family.per_layer_keys}
         source = tmp_path / "bare"
         source.mkdir()
@@ -243,9 +241,7 @@ def test_mlp_biases_of_a_family_that_has_them_are_cut_with_their_neurons(make_pl
     prune_live(model, family, make_plan(model, family, NEURONS))
     kept = [i for i in range(48) if i not in NEURONS]
     assert geometry(model.config.to_dict(), family).num_parameters == count(model)
-    for old, new in zip(
-        decoder_layers(before, family), decoder_layers(model, family), strict=True
-    ):
+    for old, new in zip(decoder_layers(before, family), decoder_layers(model, family), strict=True):
         assert torch.equal(new.mlp.gate_proj.bias, old.mlp.gate_proj.bias[kept])
         assert torch.equal(new.mlp.up_proj.bias, old.mlp.up_proj.bias[kept])
         assert torch.equal(new.mlp.down_proj.bias, old.mlp.down_proj.bias)

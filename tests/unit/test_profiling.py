@@ -214,9 +214,7 @@ def test_a_bf16_model_is_summed_in_fp32(registry):
     """A bf16 sum over thousands of tokens would stop growing."""
     model = tiny_model("llama", dtype=torch.bfloat16)
     sequence = [[5] * 200] * 4
-    one, twenty = (
-        run(model, registry, [pad(sequence, device=CPU)] * n) for n in (1, 20)
-    )
+    one, twenty = (run(model, registry, [pad(sequence, device=CPU)] * n) for n in (1, 20))
     for statistic in (ABS_SUM, L2_SUM):
         total = twenty.statistics[statistic.name]
         assert total.dtype == torch.float32
