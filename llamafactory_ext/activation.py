@@ -14,7 +14,6 @@ from llamafactory_ext.launching import end_with
 from llamafactory_ext.preflight import Prepared, preflight
 from llamafactory_ext.session import Session
 from ptl_plugins.errors import PTLError
-from ptl_plugins.manifest import build_manifest
 from ptl_plugins.run_folder import RunFolder
 
 
@@ -26,7 +25,7 @@ def activate(args: dict[str, Any]) -> dict[str, Any]:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("arguments")
     text = path.read_text(encoding="utf-8") if path.is_file() else json.dumps(args, default=str)
     try:
-        session = _open(preflight(path, args, text))
+        session = _session(preflight(path, args, text))
     except PTLError as error:
         end_with(error)
     _show_progress()
@@ -34,11 +33,9 @@ def activate(args: dict[str, Any]) -> dict[str, Any]:
     return training_arguments(args, session)
 
 
-def _open(prepared: Prepared) -> Session:
-    recipe = prepared.plan.recipe
-    run = RunFolder(recipe.run_folder, writes=os.environ.get("RANK", "0") == "0")
-    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    run.open(recipe, build_manifest(recipe, prepared.manager, num_ranks=num_ranks))
+def _session(prepared: Prepared) -> Session:
+    folder = prepared.plan.recipe.run_folder
+    run = RunFolder(folder, writes=os.environ.get("RANK", "0") == "0")
     return Session(
         plan=prepared.plan, manager=prepared.manager, registry=prepared.registry, run=run
     )

@@ -15,11 +15,14 @@ from transformers.trainer_utils import TrainOutput
 
 from llamafactory_ext.callbacks import OptimizerCoversModel, RoundFacts
 from llamafactory_ext.history import merged_history
+from llamafactory_ext.launching import end_with
 from ptl_plugins import hookimpl
 from ptl_plugins.checkpoint import save_live
 from ptl_plugins.durable import copy_files
+from ptl_plugins.errors import PTLError
 from ptl_plugins.live import decoder_layers, round_to, width
 from ptl_plugins.loop import prune_tune_loop
+from ptl_plugins.manifest import build_manifest
 from ptl_plugins.provenance import FILE, read_latest
 from ptl_plugins.ranks import main_first
 from ptl_plugins.run_folder import MODEL
@@ -38,7 +41,10 @@ def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
         def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> TrainOutput:
             """Run every round that is not finished yet; PTL resumes by itself."""
             rounds = TrainedRounds(self, session, train_once=super().train)
-            return rounds.run()
+            try:
+                return rounds.run()
+            except PTLError as error:
+                end_with(error)
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
             """Save a checkpoint inside a round, or copy the last round's model to `output_dir`."""
@@ -67,6 +73,10 @@ class TrainedRounds:
     def run(self) -> TrainOutput:
         """Run the loop; return the last round's training output."""
         trainer, plan = self.trainer, self.session.plan
+        manifest = build_manifest(
+            plan.recipe, self.session.manager, num_ranks=trainer.args.world_size
+        )
+        self.session.run.open(plan.recipe, manifest)
         model = cast("Any", trainer.model)
         model.to(trainer.args.device)  # DeepSpeed leaves it on the CPU until an engine is built
         subject = Subject(

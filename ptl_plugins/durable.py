@@ -65,7 +65,8 @@ def copy_files(source: Path, target: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed run left under temporary names, at any depth."""
     for path in sorted(folder.rglob("*" + TEMPORARY_SUFFIX)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # one inside another is gone already
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def digest_of_files(folder: Path, pattern: str) -> str:

@@ -28,6 +28,13 @@ class PTLPluginManager(pluggy.PluginManager):
             raise PluginError(f"{plugin!r}: {name} lacks @hookimpl (from ptl_plugins)")
         return options
 
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        """Register `plugin`; an argument that the hook's spec lacks is an error of its author."""
+        try:
+            return super().register(plugin, name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            raise PluginError(f"plugin '{name}': {' '.join(str(error).split())}") from error
+
 
 def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLPluginManager:
     """Return a new manager with every plugin registered.

@@ -159,7 +159,7 @@ def _phase(phase: PhaseModel) -> Phase:
 
 
 def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
-    problems: list[str] = []
+    problems = _cut_twice(model)
     if model.family is not None:
         problems += _unknown("family", model.family, registry.families)
     for index, phase in enumerate(model.schedule):
@@ -173,6 +173,14 @@ def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
         )
         problems += unknown or ([f"{key}: {wrong}"] if wrong else [])
     return problems
+
+
+def _cut_twice(model: SectionModel) -> list[str]:
+    units = [phase.unit for phase in model.schedule if phase.unit != "none"]
+    if model.order != "together" or len(units) == len(set(units)):
+        return []
+    twice = next(unit for unit in units if units.count(unit) > 1)
+    return [f"order: 'together' cuts once per unit and round, but two phases cut {twice}s"]
 
 
 def _phase_problems(key: str, phase: PhaseModel, registry: Registry) -> list[str]:

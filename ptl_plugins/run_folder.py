@@ -37,6 +37,8 @@ class RunFolder:
     def open(self, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
         """Take the folder for this recipe: lock it, check or write the manifest.
 
+        Called when everything that can be checked is, right before the first step.
+
         Raises:
             RunFolderError: a living run holds it, or it belongs to another recipe.
         """
@@ -46,19 +48,19 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = run_lock.lock_folder(self.path)
         remove_leftovers(self.path)
-        if not (self.path / MANIFEST).exists():
+        if not self.records():
             write_json(self.path / MANIFEST, {**manifest, "recipe": recipe_keys(recipe)})
         self.event("opened", finished_rounds=self.num_finished())
 
     def check(self, recipe: Recipe) -> None:
-        """Compare the recipe with the manifest's, where there is one.
+        """Compare the recipe with that of the rounds which are recorded; write nothing.
 
         Raises:
             RunFolderError: they differ; the differing keys are named.
         """
         path = self.path / MANIFEST
-        if not path.exists():
-            return
+        if not path.exists() or not self.records():
+            return  # nothing was done yet that another recipe could spoil
         before = _flat(json.loads(path.read_text(encoding="utf-8"))["recipe"])
         now = _flat(recipe_keys(recipe))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))

@@ -26,12 +26,31 @@ def lock_folder(folder: Path) -> filelock.FileLock:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise RunFolderError(
-            f"{folder}: another run works in this folder ({_owner(folder)}); wait for it, stop it, "
-            "or choose another folder"
-        ) from None
+        raise _held(folder) from None
     write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": socket.gethostname()})
     return lock
+
+
+def require_unlocked(folder: Path) -> None:
+    """Refuse a folder that a living run works in; write nothing.
+
+    Raises:
+        RunFolderError: a living process holds its lock.
+    """
+    if (folder / LOCK_FILE).exists():
+        lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise _held(folder) from None
+        lock.release()
+
+
+def _held(folder: Path) -> RunFolderError:
+    return RunFolderError(
+        f"{folder}: another run works in this folder ({_owner(folder)}); wait for it, stop it, "
+        "or choose another folder"
+    )
 
 
 def _owner(folder: Path) -> str:

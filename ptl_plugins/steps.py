@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ptl_plugins.errors import PruneError
+from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.run_folder import SCORES
 from ptl_plugins.types import EvalResult, PrunePlan, RoundContext, Scores, Subject
@@ -74,7 +74,12 @@ def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     metrics: dict[str, float] = {}
     for task in ctx.recipe.evaluation.tasks:
         evaluator = ctx.registry.evaluators.get(task.evaluator)
-        metrics |= evaluator.evaluate(ctx, subject, task.settings)
+        measured = evaluator.evaluate(ctx, subject, task.settings)
+        if both := sorted(metrics.keys() & measured.keys()):
+            raise PTLError(
+                f"evaluator '{task.evaluator}': a task before it measured '{both[0]}' too"
+            )
+        metrics |= measured
     return EvalResult(metrics=metrics, seconds=round(time.perf_counter() - start, 3))
 
 

@@ -22,7 +22,8 @@ def prune_live(model: PreTrainedModel, family: Family, plan: PrunePlan) -> None:
     """Remove what `plan` names from `model` and bring its config up to date.
 
     Raises:
-        PruneError: the plan was made for a model of another shape.
+        PruneError: the plan was made for a model of another shape, or would not leave every
+            layer the same width.
     """
     layers = decoder_layers(model, family)
     if (len(layers), width(model, family)) != (plan.num_layers, plan.width):
@@ -30,11 +31,25 @@ def prune_live(model: PreTrainedModel, family: Family, plan: PrunePlan) -> None:
             f"the plan is for {plan.num_layers} layers of {plan.width} neurons, the model has "
             f"{len(layers)} of {width(model, family)}; profile this model first"
         )
+    _require_uniform(plan)
     for layer, removed in zip(layers, plan.removed_neurons, strict=False):
         _cut_neurons(layer, family, _kept(plan.width, removed))
     if plan.removed_layers:
         _cut_layers(model, family, _kept(plan.num_layers, plan.removed_layers))
     _update_config(model, family, plan)
+
+
+def _require_uniform(plan: PrunePlan) -> None:
+    """Refuse a plan, of a plugin perhaps, whose layers lose different numbers of neurons."""
+    rows = plan.removed_neurons
+    if rows and len(rows) != plan.num_layers:
+        raise PruneError(f"the plan names {len(rows)} layers' neurons of {plan.num_layers}")
+    for index, row in enumerate(rows):
+        if len(row) != len(rows[0]) or list(row) != sorted(set(row) & set(range(plan.width))):
+            raise PruneError(
+                f"the plan's neurons of layer {index} are not {len(rows[0])} ascending indices "
+                f"below {plan.width}; every layer has to lose the same number"
+            )
 
 
 def _kept(size: int, removed: Sequence[int]) -> torch.Tensor:

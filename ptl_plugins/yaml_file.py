@@ -38,6 +38,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
         keys = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from None
+    except ValueError as error:  # a date or a number that only looks like one
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: not valid YAML: is nested too deeply") from None
     if not isinstance(keys, dict):
         raise RecipeError(f"{path}: holds no keys; a recipe is a mapping of keys to values")
     return keys, text

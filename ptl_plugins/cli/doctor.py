@@ -19,5 +19,5 @@ def doctor() -> None:
         typer.echo(f"{finding.state:<8} {finding.name:<16} {finding.text}")
         if finding.remedy:
             typer.echo(f"{'':<25} -> {finding.remedy}")
-    if any(finding.state == "wrong" for finding in findings):
+    if any(finding.required and finding.state in ("missing", "wrong") for finding in findings):
         raise SystemExit(1)

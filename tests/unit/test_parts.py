@@ -36,11 +36,8 @@ def test_documents_are_shuffled_before_they_are_cut():
 
 
 def test_the_cut_is_the_same_on_every_machine():
-    """Resuming elsewhere must find the same parts."""
-    assert [part.tolist() for part in cut_documents(6, 2, seed=7)] == FIXED
-
-
-FIXED = [[3, 5, 2], [0, 1, 4]]
+    """Resuming elsewhere must find the same parts: numpy's own permutation of seed 7."""
+    assert [part.tolist() for part in cut_documents(6, 2, seed=7)] == [[5, 2, 0], [4, 1, 3]]
 
 
 def test_fewer_documents_than_rounds_are_refused_with_both_numbers():

@@ -117,6 +117,23 @@ def test_a_plan_for_another_shape_is_refused_and_nothing_is_cut(model, make_plan
     assert width(model, QWEN2) == 48
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(1,), (1, 2), (1,), (1,), (1,)],
+        [(1, 1), (1, 2), (1, 2), (1, 2), (1, 2)],
+        [(48,)] * 5,
+        [(-1,)] * 5,
+        [(2, 1)] * 5,
+        [(1,)] * 4,
+    ],
+)
+def test_a_plan_that_is_not_uniform_is_refused_and_nothing_is_cut(model, make_plan, rows):
+    with pytest.raises(PruneError, match="the plan"):
+        prune_live(model, QWEN2, make_plan(model, QWEN2, neurons=rows))
+    assert {layer.mlp.down_proj.in_features for layer in model.model.layers} == {48}
+
+
 def test_a_plan_does_not_fit_a_second_time(model, make_plan):
     plan = make_plan(model, QWEN2, neurons=(1, 2))
     prune_live(model, QWEN2, plan)

@@ -1,0 +1,57 @@
+"""Checks the data sets that a yaml names, as far as LLaMA-Factory's `dataset_info.json` tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptl_plugins.errors import RecipeError, did_you_mean
+
+DEFAULT_FOLDER = "data"
+"""LLaMA-Factory's own default of `dataset_dir`."""
+
+
+def check_datasets(path: Path, keys: Mapping[str, Any]) -> None:
+    """Check that each named data set is known, and that its local file is there and not empty.
+
+    Data sets of a hub, and a `dataset_dir` that is no local folder, are left to LLaMA-Factory.
+
+    Raises:
+        RecipeError: the line names file, key, data set and what is allowed.
+    """
+    folder = keys.get("dataset_dir", DEFAULT_FOLDER)
+    if not isinstance(folder, str) or folder == "ONLINE" or folder.startswith("REMOTE:"):
+        return
+    info_file = Path(folder) / "dataset_info.json"
+    if not info_file.is_file():
+        raise RecipeError(
+            f"{path}: dataset_dir: '{folder}' has no dataset_info.json; it names the data sets"
+        )
+    try:
+        known = json.loads(info_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"{path}: dataset_dir: {info_file} is not JSON ({error})") from None
+    for name in _names(keys["dataset"]):
+        if name not in known:
+            raise RecipeError(
+                f"{path}: dataset: '{name}' is not in {info_file}{did_you_mean(name, known)}; "
+                f"available: {', '.join(known)}"
+            )
+        _check_file(path, name, Path(folder), known[name])
+
+
+def _names(value: object) -> list[str]:
+    parts = value if isinstance(value, list) else str(value).split(",")
+    return [str(part).strip() for part in parts]
+
+
+def _check_file(path: Path, name: str, folder: Path, entry: Mapping[str, Any]) -> None:
+    if "file_name" not in entry or {"hf_hub_url", "ms_hub_url", "om_hub_url"} & entry.keys():
+        return
+    file = folder / str(entry["file_name"])
+    if not file.exists():
+        raise RecipeError(f"{path}: dataset: '{name}': {file} does not exist")
+    if file.is_file() and file.stat().st_size == 0:
+        raise RecipeError(f"{path}: dataset: '{name}': {file} is empty; give it documents")

@@ -1,0 +1,195 @@
+"""Every wrong key of a `ptl:` section is one line: file, key, value, what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ptl_plugins.errors import RecipeError
+from ptl_plugins.recipe import RecipeSource, read_section
+from ptl_plugins.types import CalibrationSpec, Cut, EvaluationSpec
+
+PHASE = {"unit": "neuron", "amount": 2}
+
+
+@pytest.fixture
+def read(registry):
+    """Read a section from its keys; the schedule has a default."""
+
+    def section(**keys):
+        source = RecipeSource(path=Path("my.yaml"), keys={}, text="", registry=registry)
+        return read_section(source, {"schedule": [PHASE], **keys}, prefix="ptl")
+
+    return section
+
+
+@pytest.fixture
+def lines(read):
+    """Return the lines that refuse a section, without the file they all start with."""
+
+    def refuse(**keys):
+        with pytest.raises(RecipeError) as raised:
+            read(**keys)
+        found = str(raised.value).split("\n")
+        assert all(line.startswith("my.yaml: ptl") for line in found)
+        return [line.removeprefix("my.yaml: ptl.") for line in found]
+
+    return refuse
+
+
+def phase(**keys):
+    return {"schedule": [{**PHASE, **keys}]}
+
+
+def test_the_defaults_are_the_papers(read):
+    section = read(schedule=[PHASE, {"unit": "layer", "amount": 1}, {"unit": "none", "rounds": 2}])
+    assert [spec.cuts for spec in section.rounds] == [
+        (Cut(unit="neuron", criterion="activation_max", selector="count", amount=2.0),),
+        (Cut(unit="layer", criterion="l2", selector="count", amount=1.0),),
+        (),
+        (),
+    ]
+    assert (section.family, section.seed, section.multiple_of) == (None, None, 1)
+    assert section.calibration == CalibrationSpec(
+        num_sequences=128, max_length=None, batch_tokens=4096
+    )
+    assert section.evaluation == EvaluationSpec(tasks=(), every=1, before_recovery=False)
+
+
+def test_every_key_reaches_the_section(read, tmp_path):
+    data = tmp_path / "held_out.jsonl"
+    data.write_text('{"question": "1 + 1?", "answer": "2"}\n', encoding="utf-8")
+    section = read(
+        schedule=[
+            {"unit": "neuron", "criterion": "activation_mean", "selector": "fraction",
+             "amount": 0.1, "rounds": 2},
+            {"unit": "layer", "criterion": "last", "amount": 1},
+        ],
+        order="layer_then_neuron", family="qwen2", seed=7, multiple_of=64,
+        calibration={"num_sequences": 3, "max_length": 9, "batch_tokens": 11},
+        evaluate={"tasks": [{"evaluator": "chain_of_thought", "data": str(data)}],
+                  "every": 2, "before_recovery": True},
+    )  # fmt: skip
+    neuron = Cut(unit="neuron", criterion="activation_mean", selector="fraction", amount=0.1)
+    layer = Cut(unit="layer", criterion="last", selector="count", amount=1.0)
+    assert [spec.cuts for spec in section.rounds] == [(layer,), (neuron,), (neuron,)]
+    assert (section.family, section.seed, section.multiple_of) == ("qwen2", 7, 64)
+    assert section.calibration == CalibrationSpec(num_sequences=3, max_length=9, batch_tokens=11)
+    (task,) = section.evaluation.tasks
+    assert (task.evaluator, task.settings) == ("chain_of_thought", {"data": str(data)})
+    assert (section.evaluation.every, section.evaluation.before_recovery) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"shedule": 1}, "shedule: unknown key (did you mean 'schedule'?); allowed: schedule, "),
+        (phase(amuont=1), "schedule.0.amuont: unknown key (did you mean 'amount'?); allowed: unit"),
+        (
+            {"calibration": {"num_sequence": 1}},
+            "calibration.num_sequence: unknown key (did you mean 'num_sequences'?)",
+        ),
+        ({"evaluate": {"evry": 1}}, "evaluate.evry: unknown key (did you mean 'every'?)"),
+        (
+            phase(criterion="activation_mx"),
+            "schedule.0.criterion: unknown criterion 'activation_mx' (did you mean "
+            "'activation_max'?); available: ",
+        ),
+        (
+            phase(criterion="l2"),
+            "schedule.0.criterion: 'l2' scores layers, but the phase cuts neurons; allowed: "
+            "activation_max",
+        ),
+        (
+            phase(unit="layer", criterion="activation_max"),
+            "schedule.0.criterion: 'activation_max' scores neurons, but the phase cuts layers; "
+            "allowed: l2",
+        ),
+        (
+            phase(selector="cout"),
+            "schedule.0.selector: unknown selector 'cout' (did you mean 'count'?)",
+        ),
+        (phase(amount=2.5), "schedule.0.amount: 2.5 is not a whole number (selector 'count')"),
+        (phase(amount=-1), "schedule.0.amount: -1 "),
+        (phase(amount=float("nan")), "schedule.0.amount: nan "),
+        (phase(amount=float("inf")), "schedule.0.amount: inf "),
+        (phase(amount="many"), "schedule.0.amount: 'many' "),
+        (
+            phase(selector="fraction", amount=1),
+            "schedule.0.amount: 1.0 is not below 1 (selector 'fraction')",
+        ),
+        (phase(amount=None), "schedule.0: amount is missing"),
+        ({"schedule": [{"unit": "none", "amount": 1}]}, "schedule.0: unit 'none' prunes nothing"),
+        (phase(unit="head"), "schedule.0.unit: 'head' should be 'neuron', 'layer' or 'none'"),
+        ({"schedule": [{"amount": 1}]}, "schedule.0.unit: is missing and has no default"),
+        (phase(rounds=0), "schedule.0.rounds: 0 "),
+        (phase(rounds=1001), "schedule.0.rounds: 1001 "),
+        (phase(rounds=1.5), "schedule.0.rounds: 1.5 "),
+        ({"schedule": []}, "schedule: [] "),
+        ({"schedule": None}, "schedule: None "),
+        ({"schedule": ["neuron"]}, "schedule.0: 'neuron' "),
+        ({"order": "random"}, "order: 'random' should be 'listed'"),
+        ({"family": "lama"}, "family: unknown family 'lama' (did you mean 'llama'?)"),
+        ({"seed": -1}, "seed: -1 "),
+        ({"multiple_of": 0}, "multiple_of: 0 "),
+        ({"calibration": {"batch_tokens": 0}}, "calibration.batch_tokens: 0 "),
+        ({"calibration": 3}, "calibration: 3 "),
+        (
+            {"evaluate": {"tasks": [{"evaluator": "chain_of_though"}]}},
+            "evaluate.tasks.0.evaluator: unknown evaluator 'chain_of_though' (did you mean "
+            "'chain_of_thought'?)",
+        ),
+        (
+            {"evaluate": {"tasks": [{"evaluator": "chain_of_thought", "datta": "x"}]}},
+            "evaluate.tasks.0: unknown key 'datta' (did you mean 'data'?)",
+        ),
+        ({"evaluate": {"tasks": [{}]}}, "evaluate.tasks.0.evaluator: is missing"),
+        ({"evaluate": {"every": 0}}, "evaluate.every: 0 "),
+    ],
+)
+def test_a_wrong_key_is_one_line(lines, keys, line):
+    (only,) = lines(**keys)
+    assert only.startswith(line)
+
+
+def test_all_problems_are_told_at_once_in_the_files_order(lines):
+    found = lines(
+        schedule=[{"unit": "head", "amount": 1}, {"unit": "neuron", "amount": -1}],
+        order="random",
+        calibration={"num_sequences": 0, "x": 1},
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "schedule.0.unit", "schedule.1.amount", "order",
+        "calibration.num_sequences", "calibration.x",
+    ]  # fmt: skip
+
+
+def test_all_unknown_names_are_told_at_once(lines):
+    found = lines(
+        schedule=[{**PHASE, "criterion": "x", "selector": "y"}],
+        family="z",
+        evaluate={"tasks": [{"evaluator": "w"}]},
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "family", "schedule.0.selector", "schedule.0.criterion", "evaluate.tasks.0.evaluator",
+    ]  # fmt: skip
+
+
+def test_two_cuts_of_one_unit_cannot_be_made_together(lines):
+    """One round would cut neurons twice by one set of scores."""
+    (line,) = lines(schedule=[PHASE, {**PHASE, "criterion": "activation_mean"}], order="together")
+    assert line.startswith("order: 'together'")
+    assert "neuron" in line
+
+
+def test_neurons_and_layers_can_be_cut_together(read):
+    section = read(schedule=[PHASE, {"unit": "layer", "amount": 1}], order="together")
+    assert [len(spec.cuts) for spec in section.rounds] == [2]
+
+
+@pytest.mark.parametrize("keys", [None, 3, "words", ["schedule"]])
+def test_a_section_that_is_no_mapping_is_refused(registry, keys):
+    source = RecipeSource(path=Path("my.yaml"), keys={}, text="", registry=registry)
+    with pytest.raises(RecipeError, match=r"^my.yaml: ptl: .* is not a mapping of keys$"):
+        read_section(source, keys, prefix="ptl")

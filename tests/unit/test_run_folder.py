@@ -1,0 +1,316 @@
+"""The run folder survives kills, refuses strangers, and reads back what it wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from ptl_plugins import durable
+from ptl_plugins.durable import (
+    TEMPORARY_SUFFIX,
+    copy_files,
+    digest_of_files,
+    new_folder,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+from ptl_plugins.errors import RunFolderError
+from ptl_plugins.run_folder import RunFolder, read_plan, recipe_keys, write_plan
+from ptl_plugins.types import Cut, EvalResult, PrunePlan, RoundRecord, StageSpec
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ptl_plugins.run_lock import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+CUT = Cut(unit="neuron", criterion="activation_max", selector="count", amount=2.0)
+
+
+def record(index, **keys):
+    return RoundRecord(round=index, num_layers=5, width=46, num_parameters=1234, **keys)
+
+
+FULL = record(
+    1,
+    cuts=(CUT,),
+    plan_digest="p",
+    model_digest="m",
+    pruned=EvalResult(metrics={"loss": 3.5}, seconds=0.1),
+    recovered=EvalResult(metrics={"loss": 0.1 + 0.2}, seconds=0.2),
+    seconds={"profile": 0.5},
+)
+
+
+@pytest.fixture
+def run(make_recipe, tmp_path):
+    run = RunFolder(tmp_path / "run", writes=True)
+    run.open(make_recipe(), {"versions": {"torch": "2"}})
+    yield run
+    if run._lock is not None:
+        run._lock.release()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another living process that holds a folder's lock."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield folder, process
+        process.kill()
+
+
+def events(run):
+    text = (run.path / "events.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line)["event"] for line in text.splitlines()]
+
+
+def test_opening_writes_manifest_and_event(run, make_recipe):
+    manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["recipe"] == recipe_keys(make_recipe())
+    assert manifest["versions"] == {"torch": "2"}
+    assert events(run) == ["opened"]
+
+
+def test_the_same_recipe_from_another_file_is_the_same_run(run, make_recipe, tmp_path):
+    same = make_recipe(source=tmp_path / "copy.yaml", text="# another comment")
+    RunFolder(run.path, writes=False).check(same)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"model": "b/model"}, "model: 'a/model' -> 'b/model'"),
+        (
+            {"stages": (StageSpec(backend="fake", settings={"learning_rate": 2.0, "x": 1}),)},
+            "stages.0.settings.learning_rate: 1e-05 -> 2.0, stages.0.settings.x: None -> 1",
+        ),
+    ],
+)
+def test_a_changed_recipe_is_refused_with_the_keys_that_differ(run, make_recipe, change, told):
+    with pytest.raises(RunFolderError) as raised:
+        RunFolder(run.path, writes=False).check(make_recipe(**change))
+    assert f"another recipe ({told})" in str(raised.value)
+
+
+def test_fewer_rounds_are_another_recipe(run, make_recipe):
+    with pytest.raises(RunFolderError, match=r"rounds\.1\.cuts\.0\.amount: 2\.0 -> None"):
+        RunFolder(run.path, writes=False).check(make_recipe(rounds=make_recipe().rounds[:1]))
+
+
+def test_a_refused_recipe_leaves_the_folder_as_it_was(run, make_recipe):
+    before = {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
+    with pytest.raises(RunFolderError):
+        RunFolder(run.path, writes=True).open(make_recipe(seed=1), {})
+    assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
+
+
+def test_a_reopened_folder_keeps_its_manifest(run, make_recipe):
+    before = (run.path / "manifest.json").read_bytes()
+    run._lock.release()
+    again = RunFolder(run.path, writes=True)
+    again.open(make_recipe(), {"versions": {"torch": "3"}})
+    assert (run.path / "manifest.json").read_bytes() == before
+    again._lock.release()
+
+
+def test_only_the_main_rank_writes(tmp_path, make_recipe):
+    other = RunFolder(tmp_path / "other", writes=False)
+    other.open(make_recipe(), {})
+    other.finish_round(record(0))
+    other.event("x")
+    assert not other.path.exists()
+
+
+def test_a_living_run_keeps_others_out_and_names_pid_and_host(holder, make_recipe):
+    folder, process = holder
+    with pytest.raises(RunFolderError) as raised:
+        RunFolder(folder, writes=True).open(make_recipe(), {})
+    assert f"(pid {process.pid} on {socket.gethostname()})" in str(raised.value)
+
+
+def test_the_lock_of_a_killed_run_is_free(holder, make_recipe):
+    folder, process = holder
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run = RunFolder(folder, writes=True)
+    run.open(make_recipe(), {})
+    owner = json.loads((folder / ".lock_owner.json").read_text(encoding="utf-8"))
+    assert owner["pid"] == os.getpid()
+    run._lock.release()
+
+
+def test_two_runs_of_one_process_cannot_share_a_folder(run, make_recipe):
+    with pytest.raises(RunFolderError, match=f"pid {os.getpid()} on"):
+        RunFolder(run.path, writes=True).open(make_recipe(), {})
+
+
+@pytest.mark.parametrize("value", [FULL, record(1)])
+def test_a_record_comes_back_as_it_was(run, value):
+    run.finish_round(record(0))
+    run.finish_round(value)
+    assert run.records() == (record(0), value)
+    assert events(run)[-2:] == ["round_finished", "round_finished"]
+
+
+def test_a_plan_comes_back_as_it_was(run):
+    plan = PrunePlan(
+        num_layers=2,
+        width=4,
+        removed_neurons=((0, 1), (2, 3)),
+        removed_layers=(1,),
+        criteria={"neuron": "activation_max", "layer": "l2"},
+        scores_digest="s",
+    )
+    assert read_plan(run.round_folder(1)) is None
+    write_plan(run, run.round_folder(1), plan)
+    again = read_plan(run.round_folder(1))
+    assert again == plan
+    assert again.digest() == plan.digest()
+
+
+def test_rounds_count_up_to_the_first_gap_and_the_original_is_not_one(run):
+    assert (run.num_finished(), run.last_model(), run.records()) == (0, None, ())
+    for index in (0, 1, 3):
+        run.finish_round(record(index))
+    assert run.num_finished() == 1
+    assert run.last_model() == run.round_folder(1) / "model"
+    assert [r.round for r in run.records()] == [0, 1]
+    run.finish_round(record(2))
+    assert run.num_finished() == 3
+
+
+def test_a_round_without_its_record_is_not_finished(run):
+    (run.round_folder(1) / "model").mkdir(parents=True)
+    assert run.num_finished() == 0
+
+
+def test_opening_removes_what_a_killed_run_left_at_any_depth(run, make_recipe):
+    inner = run.round_folder(1) / ("model" + TEMPORARY_SUFFIX)
+    inner.mkdir(parents=True)
+    for file in (
+        inner / "model.safetensors",
+        inner / ("ptl_pruning.json" + TEMPORARY_SUFFIX),  # one inside another
+        run.round_folder(1) / ("plan.json" + TEMPORARY_SUFFIX),
+        run.path / ("manifest.json" + TEMPORARY_SUFFIX),
+        run.round_folder(1) / "plan.json",
+    ):
+        file.write_text("{}", encoding="utf-8")
+    run._lock.release()
+    again = RunFolder(run.path, writes=True)
+    again.open(make_recipe(), {})
+    assert list(run.path.rglob("*" + TEMPORARY_SUFFIX)) == []
+    assert (run.round_folder(1) / "plan.json").exists()
+    again._lock.release()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    write_json(path, {"a": 1})
+
+    def full(path):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(durable, "_sync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_what_cannot_be_json_leaves_the_old_file(tmp_path):
+    path = tmp_path / "record.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, order = tmp_path / "x", []
+    sync, rename = durable._sync, os.replace
+
+    def spy_sync(target):
+        order.append(("sync", target.name))
+        sync(target)
+
+    def spy_rename(old, new):
+        order.append(("rename", new.name))
+        rename(old, new)
+
+    monkeypatch.setattr(durable, "_sync", spy_sync)
+    monkeypatch.setattr(durable.os, "replace", spy_rename)
+    write_text(path, "text")
+    assert order == [("sync", "x" + TEMPORARY_SUFFIX), ("rename", "x"), ("sync", tmp_path.name)]
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "model"
+
+    def fill(text, fail=False):
+        with new_folder(path) as temporary:
+            (temporary / "a").write_text(text, encoding="utf-8")
+            assert temporary != path
+            if fail:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill("never", fail=True)
+    assert list(tmp_path.iterdir()) == []
+    fill("one")
+    with pytest.raises(KeyboardInterrupt):
+        fill("two", fail=True)
+    assert (path / "a").read_text(encoding="utf-8") == "one"
+    fill("three")
+    assert (path / "a").read_text(encoding="utf-8") == "three"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_files_are_copied_beside_what_is_there(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "inner").mkdir()
+    for folder, name, text in ((source, "a", "new"), (target, "a", "old"), (target, "b", "kept")):
+        (folder / name).write_text(text, encoding="utf-8")
+    copy_files(source, target)
+    assert {p.name: p.read_text(encoding="utf-8") for p in target.iterdir()} == {
+        "a": "new",
+        "b": "kept",
+    }
+
+
+def test_a_digest_changes_with_names_and_contents_of_the_matching_files_alone(tmp_path):
+    (tmp_path / "a.safetensors").write_text("x", encoding="utf-8")
+    first = digest_of_files(tmp_path, "*.safetensors")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    assert digest_of_files(tmp_path, "*.safetensors") == first
+    (tmp_path / "a.safetensors").write_text("y", encoding="utf-8")
+    second = digest_of_files(tmp_path, "*.safetensors")
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    assert len({first, second, digest_of_files(tmp_path, "*.safetensors")}) == 3
+
+
+def test_the_manifest_compares_plain_values(make_recipe):
+    keys = recipe_keys(make_recipe())
+    assert json.loads(json.dumps(keys)) == keys
+    assert not {"source", "run_folder", "text"} & set(keys)
+    fields = {field.name for field in dataclasses.fields(make_recipe())}
+    assert set(keys) == fields - {"source", "run_folder", "text"}
