@@ -7,10 +7,12 @@ model, and the next `train()` builds a fresh engine and optimizer around its new
 from __future__ import annotations
 
 import gc
+import os
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import TrainOutput
 
 from llamafactory_ext.callbacks import OptimizerCoversModel, RoundFacts
@@ -104,6 +106,7 @@ class TrainedRounds:
         release_engine(trainer)
         trainer.train_dataset = cast("Any", self._corpus).select(rows)
         trainer.args.output_dir = str(ctx.folder / "stage_0")
+        give_each_round_its_tensorboard_run(trainer)
         set_seed(ctx.recipe.seed + index)  # a resumed round draws what an uninterrupted one does
         callbacks = self._callbacks(ctx, subject)
         trainer.callback_handler.callbacks[:0] = callbacks
@@ -161,6 +164,16 @@ def stored_dtype(model: Any) -> torch.dtype:
     """Return the dtype of the checkpoint that was loaded, which its config still names."""
     dtype = getattr(model.config, "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else next(model.parameters()).dtype
+
+
+def give_each_round_its_tensorboard_run(trainer: Trainer) -> None:
+    """Make TensorBoard log below the round's own folder: steps count from 0 in each round.
+
+    The callback remembers its first folder; one given by TENSORBOARD_LOGGING_DIR is kept.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and not os.getenv("TENSORBOARD_LOGGING_DIR"):
+            cast("Any", callback).logging_dir = None
 
 
 def release_engine(trainer: Trainer) -> None:

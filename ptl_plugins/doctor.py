@@ -62,7 +62,7 @@ def _core() -> Iterator[Finding]:
     """Python and every requirement of PTL itself."""
     try:
         needed = importlib.metadata.requires("ptl") or []
-        python = str(importlib.metadata.metadata("ptl").get("Requires-Python") or "")
+        python = str(importlib.metadata.metadata("ptl")["Requires-Python"] or "")
     except importlib.metadata.PackageNotFoundError:
         yield Finding(
             state="wrong",

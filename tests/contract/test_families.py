@@ -54,6 +54,8 @@ def folder(family, tmp_path_factory):
 def saved(family, folder, make_plan, tmp_path_factory):
     """The pruned model of that checkpoint: as it was saved, and as it is loaded again."""
     live = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    live.config.use_cache = False  # trainers leave such marks
+    live.config.architectures = ["Wrapped"]
     prune_live(live, family, make_plan(live, family, NEURONS, MIDDLE))
     path = tmp_path_factory.mktemp("pruned") / "model"
     subject = Subject(family=family, model=live, stored_dtype=torch.bfloat16)
@@ -206,6 +208,8 @@ class TestFamily:
         after = read(tmp_path / "out")
         for key in family.per_layer_keys:
             assert after[key] == getattr(live.config, key)
+        names = {file.name for file in (tmp_path / "out").iterdir()}
+        assert names == {"config.json", "model.safetensors"}, "the original has no side files"
 
     @pytest.mark.parametrize("tied", [True, False])
     def test_embeddings_stay_as_tied_as_they_were(self, family, make_plan, tmp_path, tied):

@@ -63,6 +63,13 @@ def run(make_recipe, tmp_path):
 
 
 @pytest.fixture
+def begun(run):
+    """A run whose original is recorded."""
+    run.finish_round(record(0))
+    return run
+
+
+@pytest.fixture
 def holder(tmp_path):
     """Another living process that holds a folder's lock."""
     folder = tmp_path / "held"
@@ -86,9 +93,9 @@ def test_opening_writes_manifest_and_event(run, make_recipe):
     assert events(run) == ["opened"]
 
 
-def test_the_same_recipe_from_another_file_is_the_same_run(run, make_recipe, tmp_path):
+def test_the_same_recipe_from_another_file_is_the_same_run(begun, make_recipe, tmp_path):
     same = make_recipe(source=tmp_path / "copy.yaml", text="# another comment")
-    RunFolder(run.path, writes=False).check(same)
+    RunFolder(begun.path, writes=False).check(same)
 
 
 @pytest.mark.parametrize(
@@ -102,30 +109,39 @@ def test_the_same_recipe_from_another_file_is_the_same_run(run, make_recipe, tmp
         ),
     ],
 )
-def test_a_changed_recipe_is_refused_with_the_keys_that_differ(run, make_recipe, change, told):
+def test_a_changed_recipe_is_refused_with_the_keys_that_differ(begun, make_recipe, change, told):
     with pytest.raises(RunFolderError) as raised:
-        RunFolder(run.path, writes=False).check(make_recipe(**change))
+        RunFolder(begun.path, writes=False).check(make_recipe(**change))
     assert f"another recipe ({told})" in str(raised.value)
 
 
-def test_fewer_rounds_are_another_recipe(run, make_recipe):
-    with pytest.raises(RunFolderError, match=r"rounds\.1\.cuts\.0\.amount: 2\.0 -> None"):
-        RunFolder(run.path, writes=False).check(make_recipe(rounds=make_recipe().rounds[:1]))
-
-
-def test_a_refused_recipe_leaves_the_folder_as_it_was(run, make_recipe):
-    before = {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
-    with pytest.raises(RunFolderError):
-        RunFolder(run.path, writes=True).open(make_recipe(seed=1), {})
-    assert {p.name: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == before
-
-
-def test_a_reopened_folder_keeps_its_manifest(run, make_recipe):
-    before = (run.path / "manifest.json").read_bytes()
+def test_another_recipe_may_take_a_folder_where_nothing_was_done_yet(run, make_recipe):
     run._lock.release()
     again = RunFolder(run.path, writes=True)
+    again.open(make_recipe(seed=1), {})
+    manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["recipe"]["seed"] == 1
+    again._lock.release()
+
+
+def test_fewer_rounds_are_another_recipe(begun, make_recipe):
+    with pytest.raises(RunFolderError, match=r"rounds\.1\.cuts\.0\.amount: 2\.0 -> None"):
+        RunFolder(begun.path, writes=False).check(make_recipe(rounds=make_recipe().rounds[:1]))
+
+
+def test_a_refused_recipe_leaves_the_folder_as_it_was(begun, make_recipe):
+    before = {p.name: p.read_bytes() for p in begun.path.iterdir() if p.is_file()}
+    with pytest.raises(RunFolderError):
+        RunFolder(begun.path, writes=True).open(make_recipe(seed=1), {})
+    assert {p.name: p.read_bytes() for p in begun.path.iterdir() if p.is_file()} == before
+
+
+def test_a_reopened_folder_keeps_its_manifest(begun, make_recipe):
+    before = (begun.path / "manifest.json").read_bytes()
+    begun._lock.release()
+    again = RunFolder(begun.path, writes=True)
     again.open(make_recipe(), {"versions": {"torch": "3"}})
-    assert (run.path / "manifest.json").read_bytes() == before
+    assert (begun.path / "manifest.json").read_bytes() == before
     again._lock.release()
 
 
