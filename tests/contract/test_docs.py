@@ -1,0 +1,252 @@
+"""The documentation says what the code does: hooks, keys, defaults, and examples that run."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pydantic
+import pytest
+import torch
+import yaml
+from pydantic_core import PydanticUndefined
+
+from llamafactory_ext import recipe as llamafactory_recipe
+from ptl_plugins import hookspecs
+from ptl_plugins.calibration import pad
+from ptl_plugins.evaluators import task
+from ptl_plugins.families import Family, find_family
+from ptl_plugins.geometry import geometry
+from ptl_plugins.live import decoder_layers, ffn_output
+from ptl_plugins.manager import build_manager, build_registry
+from ptl_plugins.profiling import profile
+from ptl_plugins.ranks import SingleProcess
+from ptl_plugins.recipe import RecipeSource, SectionModel
+from ptl_plugins.surgery import prune_live
+from ptl_plugins.testing import tiny_model
+
+DOCS = Path(__file__).parents[2] / "docs"
+HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("ptl_")}
+
+
+def read(name):
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def blocks(name, language):
+    """Return the code blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(name), re.MULTILINE | re.DOTALL)
+
+
+def section_of(hook):
+    return read("hooks.md").split(f"### {hook}\n")[1].split("\n#")[0]
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_stands_with_its_exact_signature_and_kind(name):
+    signature = str(inspect.signature(HOOKS[name])).replace("'", "")
+    section = section_of(name)
+    assert f"```python\ndef {name}{signature}\n```" in section
+    kind = "First result." if HOOKS[name].ptl_spec["firstresult"] else "Collect."
+    assert kind in section
+
+
+def test_no_hook_is_documented_that_does_not_exist():
+    assert set(re.findall(r"^### (ptl_\w+)$", read("hooks.md"), re.MULTILINE)) == set(HOOKS)
+
+
+def keys_of(model, prefix=""):
+    """Yield (dotted key, field) of a model and all models in it; list items are `[]`."""
+    for name, field in model.model_fields.items():
+        yield prefix + name, field
+        outer = field.annotation
+        if isinstance(outer, type) and issubclass(outer, pydantic.BaseModel):
+            yield from keys_of(outer, f"{prefix}{name}.")
+        for inner in get_args(outer):
+            if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+                yield from keys_of(inner, f"{prefix}{name}[].")
+
+
+KEYS = dict(keys_of(SectionModel))
+
+
+def rows_of_section():
+    table = read("recipes.md").split("## The `ptl:` section")[1].split("\n\n**")[0]
+    rows = (line.split(" | ") for line in table.splitlines() if line.startswith("| `"))
+    return {row[0].strip("| `"): row[2] for row in rows}
+
+
+def test_the_walk_over_the_models_reaches_the_nested_keys():
+    assert {"schedule[].amount", "calibration.max_length", "evaluate.tasks[].evaluator"} <= set(
+        KEYS
+    )
+
+
+def test_the_documented_keys_are_those_of_the_code():
+    assert set(rows_of_section()) == set(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_keys_documented_default_is_the_codes(key):
+    documented, default = rows_of_section()[key], KEYS[key].default
+    if default is PydanticUndefined:
+        assert documented == "required"
+    elif isinstance(default, pydantic.BaseModel):
+        assert documented == "`{}`"
+        assert type(default)() == default
+    else:
+        assert yaml.safe_load(documented.strip("`")) == default
+
+
+def test_the_allowed_words_of_a_key_are_documented():
+    for key in ("schedule[].unit", "order"):
+        words = get_args(KEYS[key].annotation)
+        row = next(r for r in read("recipes.md").splitlines() if r.startswith(f"| `{key}`"))
+        assert words
+        assert all(f"`{word}`" in row for word in words)
+
+
+def test_the_settings_of_the_evaluator_are_documented_with_their_defaults():
+    for key, default in task.DEFAULTS.items():
+        row = next(r for r in read("recipes.md").splitlines() if r.startswith(f"| `{key}` |"))
+        documented = row.split(" | ")[1]
+        assert documented == ("required" if default is None else documented)
+        if default is not None:
+            assert yaml.safe_load(documented.strip("`")) == default
+
+
+def test_every_refused_key_and_every_key_free_to_change_is_documented():
+    refused = read("recipes.md").split("## What is refused")[1]
+    keys = {key for key, _, _ in llamafactory_recipe.RULES}
+    free = llamafactory_recipe.FREE_KEYS - {"ptl"}
+    assert keys
+    assert not [key for key in keys if f"`{key}`" not in refused.split("\n## ")[0]]
+    assert not [key for key in free if f"`{key}`" not in refused.split("## Resume")[1]]
+
+
+def test_every_registered_name_is_documented(registry):
+    text = read("recipes.md")
+    for catalogue in (registry.criteria, registry.selectors, registry.evaluators):
+        assert catalogue.names()
+        assert all(f"`{name}`" in text for name in catalogue.names())
+
+
+def test_the_example_recipe_is_valid(registry, tmp_path, monkeypatch):
+    (example,) = [text for text in blocks("recipes.md", "yaml") if "model_name_or_path" in text]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "held_out.jsonl").write_text("")
+    keys = yaml.safe_load(example)
+    source = RecipeSource(path=Path("x.yaml"), keys=keys, text=example, registry=registry)
+    assert len(llamafactory_recipe.read_llamafactory_recipe(source).rounds) == 7
+
+
+def test_the_facts_of_a_family_are_documented():
+    table = read("hooks.md").split("## How to add a family")[1]
+    for name in Family.__dataclass_fields__:
+        assert f"| `{name}` |" in table
+
+
+# --- the examples of hooks.md, extracted, registered and run ---
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """The modules of hooks.md, by name: blocks that begin with their file's name."""
+    folder, modules = tmp_path_factory.mktemp("examples"), {}
+    for text in blocks("hooks.md", "python"):
+        if found := re.match(r"# (\w+)\.py\n", text):
+            path = folder / f"{found[1]}.py"
+            path.write_text(text, encoding="utf-8")
+            spec = importlib.util.spec_from_file_location(found[1], path)
+            modules[found[1]] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(modules[found[1]])
+    return modules
+
+
+@pytest.fixture
+def manager_with(examples):
+    def build(name):
+        manager = build_manager(autoload=False)
+        manager.register(examples[name], name)
+        manager.check_pending()
+        return manager
+
+    return build
+
+
+def test_the_examples_are_found(examples):
+    assert set(examples) == {"act_rms", "slow_steps", "mistral_family"}
+
+
+def test_the_entry_point_of_the_example_names_its_module(examples):
+    (text,) = blocks("hooks.md", "toml")
+    keys = tomllib.loads(text)
+    assert keys["project"]["entry-points"]["ptl"] == {"act_rms": "act_rms"}
+    assert keys["tool"]["setuptools"]["py-modules"] == ["act_rms"]
+
+
+def test_the_examples_criterion_is_the_rms_of_act(manager_with):
+    registry = build_registry(manager_with("act_rms"))
+    criterion, family = registry.criteria.get("act_rms"), registry.families.get("llama")
+    model, seen = tiny_model("llama"), []
+    last = ffn_output(decoder_layers(model, family)[-1], family)
+    handle = last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    batch = pad([[5, 6, 7, 8], [9, 10]], device=torch.device("cpu"))
+    scores = profile(model, family, [batch], criterion.statistics, SingleProcess())
+    handle.remove()
+    act = seen[0][batch.attention_mask.bool()]
+    assert len(act) == 6
+    expected = act.square().mean(dim=0).sqrt()
+    importance = criterion.importance(scores)
+    assert importance.shape == (5, 48)
+    torch.testing.assert_close(importance[-1], expected)
+
+
+def test_the_examples_callback_adds_to_the_logs(manager_with):
+    ((callback,),) = manager_with("act_rms").hook.ptl_trainer_callbacks(ctx=SimpleNamespace())
+    logs = {"loss": 1.0}
+    callback.on_log(None, None, None, logs=logs)
+    assert set(logs) == {"loss", "peak_memory_gb"}
+    assert 0 < logs["peak_memory_gb"] < 1000
+
+
+@pytest.mark.parametrize(("seconds", "warnings"), [(1, 0), (61, 1)])
+def test_the_examples_wrapper_passes_the_answer_on(
+    manager_with, examples, monkeypatch, caplog, seconds, warnings
+):
+    class Answers:
+        from ptl_plugins import hookimpl
+
+        @hookimpl
+        def ptl_profile(self, ctx, subject):
+            return "scores"
+
+    manager = manager_with("slow_steps")
+    manager.register(Answers(), "answers")
+    clock = iter([0, seconds])
+    monkeypatch.setattr(examples["slow_steps"], "time", SimpleNamespace(monotonic=clock.__next__))
+    assert manager.hook.ptl_profile(ctx="a round", subject=None) == "scores"
+    assert len(caplog.records) == warnings
+
+
+def test_the_examples_family_fits_the_real_architecture(manager_with, make_plan):
+    registry = build_registry(manager_with("mistral_family"))
+    model = tiny_model("mistral")
+    family = find_family(registry, model.config.to_dict())
+    assert family.name == "mistral"
+    prune_live(model, family, make_plan(model, family, (0, 7), (2,)))
+    number = geometry(model.config.to_dict(), family).num_parameters
+    assert number == sum(parameter.numel() for parameter in model.parameters())
+    assert model(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
