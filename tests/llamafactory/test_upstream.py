@@ -24,6 +24,7 @@ LINES = {
         "def _parse_train_args(args",
         "training_args, finetuning_args, generating_args = _parse_train_args(args)",
         "def read_args(args",
+        "parser = HfArgumentParser(_TRAIN_ARGS)",
         "Output directory already exists and is not empty",
     ],
     "data/loader.py": [
