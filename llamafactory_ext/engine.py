@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from typing import Any, cast
 
 from transformers import Trainer
@@ -34,3 +36,17 @@ def release_engine(trainer: Trainer) -> None:
     for parameter in cast("Any", trainer.model).parameters():
         parameter.grad = None
     gc.collect()
+
+
+@contextlib.contextmanager
+def bare_evaluation(trainer: Trainer) -> Iterator[None]:
+    """Let a Trainer whose DeepSpeed engine was released evaluate the bare model.
+
+    The Trainer would build an inference engine, which ZeRO-2 does not have.
+    """
+    enabled = trainer.is_deepspeed_enabled
+    trainer.is_deepspeed_enabled = enabled and trainer.deepspeed is not None
+    try:
+        yield
+    finally:
+        trainer.is_deepspeed_enabled = enabled

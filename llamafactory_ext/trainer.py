@@ -15,7 +15,11 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from llamafactory_ext.callbacks import OptimizerCoversModel, RoundFacts
-from llamafactory_ext.engine import give_each_round_its_tensorboard_run, release_engine
+from llamafactory_ext.engine import (
+    bare_evaluation,
+    give_each_round_its_tensorboard_run,
+    release_engine,
+)
 from llamafactory_ext.history import merged_history
 from llamafactory_ext.launching import end_with
 from ptl_plugins import hookimpl
@@ -47,6 +51,11 @@ def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
                 return rounds.run()
             except PTLError as error:
                 end_with(error)
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            """Evaluate; after the last round there is no engine, and none is needed."""
+            with bare_evaluation(self):
+                return cast("dict[str, float]", super().evaluate(*args, **kwargs))
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
             """Save a checkpoint inside a round, or copy the last round's model to `output_dir`."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ptl_plugins import run_lock
 from ptl_plugins.durable import remove_leftovers, write_json
@@ -103,8 +104,16 @@ class RunFolder:
         """Append one line to `events.jsonl`, in the main rank only."""
         if self.writes:
             line = json.dumps({"time": time.time(), "event": name, **facts})
-            with (self.path / EVENTS).open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            with (self.path / EVENTS).open("ab+") as stream:
+                stream.write(_line_break(stream) + line.encode() + b"\n")
+
+
+def _line_break(stream: BinaryIO) -> bytes:
+    """Return what ends the line that a killed run left unfinished, or nothing."""
+    if stream.seek(0, os.SEEK_END) == 0:
+        return b""
+    stream.seek(-1, os.SEEK_END)
+    return b"" if stream.read(1) == b"\n" else b"\n"
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:

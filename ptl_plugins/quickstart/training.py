@@ -106,8 +106,8 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 yield json.loads(line)
-            except ValueError:  # the line is being written this moment
-                return
+            except ValueError:  # being written this moment, or cut short by a kill
+                continue
 
 
 def _failure(command: list[str], code: int, log: Path) -> str:

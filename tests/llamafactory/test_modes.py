@@ -20,7 +20,8 @@ def ddp_run(workplace):
 
 @pytest.fixture(scope="module")
 def zero2_run(workplace):
-    workplace.write("zero2.yaml", recipe(output_dir="zero2", deepspeed="zero2.json"))
+    keys = recipe(output_dir="zero2", deepspeed="zero2.json", do_eval=True, eval_dataset="tiny")
+    workplace.write("zero2.yaml", keys)
     workplace.run("llamafactory-cli", "train", "zero2.yaml", DS_ACCELERATOR="cpu", **TWO_RANKS)
     return workplace.folder / "zero2"
 
@@ -36,6 +37,11 @@ def test_ddp_runs_all_rounds(ddp_run):
 
 def test_zero2_runs_all_rounds(zero2_run):
     assert [(r["width"], r["num_layers"]) for r in records(zero2_run)][-1] == (32, 4)
+
+
+def test_zero2_evaluates_after_the_last_round(zero2_run):
+    results = json.loads((zero2_run / "eval_results.json").read_text())
+    assert 0 < results["eval_loss"] < 6
 
 
 def test_losses_of_ddp_and_zero2_agree(ddp_run, zero2_run):

@@ -330,3 +330,11 @@ def test_the_manifest_compares_plain_values(make_recipe):
     assert not {"source", "run_folder", "text"} & set(keys)
     fields = {field.name for field in dataclasses.fields(make_recipe())}
     assert set(keys) == fields - {"source", "run_folder", "text"}
+
+
+def test_an_event_after_a_torn_one_stands_on_a_line_of_its_own(tmp_path):
+    run = RunFolder(tmp_path, writes=True)
+    (tmp_path / "events.jsonl").write_text('{"event": "opened"}\n{"event": "st')
+    run.event("step", step="prune")
+    last = (tmp_path / "events.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["step"] == "prune"
