@@ -113,7 +113,7 @@ class TrainedRounds:
             keys = json.loads(earlier.read_text(encoding="utf-8"))
             run.write(run.round_folder(0) / FILE, keys)
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def ptl_recover(self, ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subject | None:
         """Train one round on its own part, then save the model in its stored dtype."""
         trainer, index = self.trainer, ctx.spec.index

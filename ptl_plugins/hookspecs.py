@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @hookspec
 def ptl_register(registry: Registry) -> None:
-    """Called once per process, before anything else, to add named components.
+    """Called once per plugin manager, before any other hook, to add named components.
 
     :param registry: catalogues of families, criteria, selectors, backends, evaluators and data.
     """
@@ -128,7 +128,7 @@ def ptl_trainer_callbacks(ctx: RoundContext) -> Sequence[object] | None:
 def ptl_round_finished(ctx: RoundContext, record: RoundRecord) -> None:
     """Called on the main rank when a round's record is on disk.
 
-    An exception here is logged with the plugin's name and loses nothing.
+    An exception here is logged with the plugin's name and loses nothing. Cannot be wrapped.
 
     :param ctx: the round.
     :param record: what it was and measured.
@@ -137,7 +137,9 @@ def ptl_round_finished(ctx: RoundContext, record: RoundRecord) -> None:
 
 @hookspec
 def ptl_run_finished(run: RunRecord) -> None:
-    """Called on the main rank when the last round is done; exceptions are logged.
+    """Called on the main rank when the last round is done.
+
+    An exception here is logged with the plugin's name. Cannot be wrapped.
 
     :param run: the folder and all records.
     """

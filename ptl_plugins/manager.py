@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from collections.abc import Sequence
 
 import pluggy
@@ -14,6 +15,10 @@ from ptl_plugins.markers import PROJECT
 from ptl_plugins.registry import Registry
 
 HOOK_PREFIX = "ptl_"
+ANNOUNCEMENTS = ("ptl_register", "ptl_round_finished", "ptl_run_finished")
+"""Hooks whose implementations are called one by one."""
+PLUGINS_VARIABLE = "PTL_PLUGINS"
+"""Environment variable with values of `-p`, comma-separated, for programs without that option."""
 
 
 class PTLPluginManager(pluggy.PluginManager):
@@ -26,6 +31,11 @@ class PTLPluginManager(pluggy.PluginManager):
         options = super().parse_hookimpl_opts(plugin, name)
         if options is None and callable(getattr(plugin, name)):
             raise PluginError(f"{plugin!r}: {name} lacks @hookimpl (from ptl_plugins)")
+        if name in ANNOUNCEMENTS and options and (options["wrapper"] or options["hookwrapper"]):
+            raise PluginError(
+                f"{plugin!r}: {name} cannot be wrapped: each implementation is called by itself, "
+                "so that the failure of one loses nothing; implement it without wrapper=True"
+            )
         return options
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
@@ -41,13 +51,16 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
 
     Args:
         plugins: values of `-p`: a module to import, or `no:NAME` to keep a plugin out.
-        autoload: whether the entry points of group `ptl` are loaded.
+        autoload: whether the entry points of group `ptl` and the plugins that the environment
+            variable PTL_PLUGINS names are loaded.
 
     Raises:
         PluginError: a plugin cannot be imported or has a hook that PTL does not know.
     """
     manager = PTLPluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
+    if autoload:
+        plugins = [*filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(",")), *plugins]
     for name in (value.removeprefix("no:") for value in plugins if value.startswith("no:")):
         manager.set_blocked(name)
     manager.register(steps, "steps")
@@ -63,7 +76,9 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
 def build_registry(manager: PTLPluginManager) -> Registry:
     """Return the catalogues that all plugins filled, frozen."""
     registry = Registry()
-    manager.hook.ptl_register(registry=registry)
+    for implementation in reversed(manager.hook.ptl_register.get_hookimpls()):
+        registry.registering(implementation.plugin_name)
+        implementation.function(registry=registry)
     registry.freeze()
     return registry
 
@@ -84,7 +99,8 @@ def _load(entry: importlib.metadata.EntryPoint, source: str) -> object:
     except Exception as error:
         raise PluginError(
             f"plugin '{entry.name}' ({source}) failed to import: {type(error).__name__}: {error}; "
-            f"switch it off with -p no:{entry.name}"
+            f"switch it off with -p no:{entry.name}, or {PLUGINS_VARIABLE}=no:{entry.name} in the "
+            "environment"
         ) from error
 
 

@@ -21,6 +21,7 @@ class Catalogue(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T] = {}
         self._origins: dict[str, str] = {}
+        self._registrant = "unknown"
         self._frozen = False
 
     def add(self, name: str, component: T) -> None:
@@ -29,13 +30,13 @@ class Catalogue(Generic[T]):
         Raises:
             PluginError: the name is taken (both origins are named) or the catalogue is frozen.
         """
-        origin = getattr(component, "__module__", type(component).__module__)
+        origin = self._registrant
         if self._frozen:
             raise PluginError(f"{self.kind} '{name}' comes too late: register it in ptl_register")
         if name in self._entries:
             raise PluginError(
-                f"{self.kind} '{name}' is registered twice: by {self._origins[name]} and {origin}; "
-                "rename one, or switch its plugin off with -p no:NAME"
+                f"{self.kind} '{name}' is registered twice: by '{self._origins[name]}' and "
+                f"'{origin}'; rename one, or switch a plugin off with -p no:NAME"
             )
         self._entries[name] = component
         self._origins[name] = origin
@@ -62,8 +63,12 @@ class Catalogue(Generic[T]):
         return ((name, self._entries[name]) for name in self.names())
 
     def origin(self, name: str) -> str:
-        """Return the module that registered `name`."""
+        """Return the plugin that registered `name`."""
         return self._origins[name]
+
+    def registering(self, plugin: str) -> None:
+        """Note which plugin the coming registrations are of."""
+        self._registrant = plugin
 
     def freeze(self) -> None:
         """Refuse further registrations."""
@@ -84,6 +89,11 @@ class Registry:
     def catalogues(self) -> dict[str, Catalogue[object]]:
         """Return the catalogues by the plural names that `ptl ls` takes."""
         return dict(vars(self))
+
+    def registering(self, plugin: str) -> None:
+        """Note which plugin the coming registrations are of, in every catalogue."""
+        for catalogue in self.catalogues().values():
+            catalogue.registering(plugin)
 
     def freeze(self) -> None:
         """Freeze every catalogue."""

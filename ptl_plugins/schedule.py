@@ -106,6 +106,12 @@ def _after(
             f"round {index} removes {removed} {what}, but only {present} are left and at least "
             f"one has to stay; lower the amount or the rounds"
         )
+    if cut.amount and not removed:
+        raise PruneError(
+            f"round {index} would remove nothing: {cut.amount:g} ({cut.selector}) of {original} "
+            f"{cut.unit}s comes to none, or multiple_of {multiple_of} rounds it away; "
+            "raise the amount"
+        )
     left = present - removed
     width, num_layers = (left, now.num_layers) if neuron else (now.width, left)
     return now.after(width=width, num_layers=num_layers)

@@ -232,3 +232,20 @@ def test_manager_and_registry_import_no_heavy_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_environment_names_plugins_for_programs_without_the_option(plugin_module, monkeypatch):
+    name = plugin_module(HEAD + "@hookimpl\ndef ptl_run_finished(run):\n    pass\n")
+    monkeypatch.setenv("PTL_PLUGINS", f"{name},no:llamafactory")
+    manager = build_manager()
+    assert manager.has_plugin(name)
+    assert manager.is_blocked("llamafactory")
+    assert not build_manager(autoload=False).has_plugin(name)
+
+
+@pytest.mark.parametrize("hook", ["ptl_round_finished", "ptl_run_finished", "ptl_register"])
+def test_an_announcement_cannot_be_wrapped(plugin_module, hook):
+    argument = {"ptl_round_finished": "record", "ptl_run_finished": "run"}.get(hook, "registry")
+    text = f"{HEAD}@hookimpl(wrapper=True)\ndef {hook}({argument}):\n    return (yield)\n"
+    with pytest.raises(PluginError, match="cannot be wrapped"):
+        build_manager(plugins=[plugin_module(text)], autoload=False)

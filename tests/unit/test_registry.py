@@ -13,16 +13,16 @@ class Mine:
 
 
 class Theirs:
-    """A component of another module."""
-
-    __module__ = "their.module"
+    """A component of another plugin."""
 
 
 @pytest.fixture
 def catalogue():
     catalogue = Catalogue("criterion")
     catalogue.add("activation_max", Mine())
+    catalogue.registering("theirs")
     catalogue.add("l2", Theirs())
+    catalogue.registering("mine")
     return catalogue
 
 
@@ -30,7 +30,7 @@ def test_components_are_found_by_name_and_listed_sorted(catalogue):
     assert isinstance(catalogue.get("l2"), Theirs)
     assert catalogue.names() == ["activation_max", "l2"]
     assert [name for name, _ in catalogue.items()] == ["activation_max", "l2"]
-    assert catalogue.origin("l2") == "their.module"
+    assert catalogue.origin("l2") == "theirs"
 
 
 def test_an_unknown_name_lists_what_exists_and_suggests_the_closest(catalogue):
@@ -54,7 +54,7 @@ def test_a_duplicate_names_both_origins_and_keeps_the_first(catalogue):
     first = catalogue.get("l2")
     with pytest.raises(PluginError) as raised:
         catalogue.add("l2", Mine())
-    assert f"by their.module and {__name__}" in str(raised.value)
+    assert "by 'theirs' and 'mine'" in str(raised.value)
     assert "-p no:" in str(raised.value)
     assert catalogue.get("l2") is first
 

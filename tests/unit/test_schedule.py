@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_plugins.errors import PruneError
-from ptl_plugins.geometry import Geometry
+from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.schedule import Phase, expand, num_removed, plan_rounds
-from ptl_plugins.types import Cut
+from ptl_plugins.testing import COMMON
+from ptl_plugins.types import Cut, RoundSpec
 
 REGISTRY = build_registry(build_manager(autoload=False))
 START = Geometry(
@@ -94,9 +95,9 @@ def test_fractions_are_of_the_original_size_in_every_round():
 
 
 def test_the_width_is_a_multiple_in_every_round_and_never_below_what_was_asked():
-    phases = [Phase(cut=NEURON, rounds=4)]
+    phases = [Phase(cut=cut("neuron", 9), rounds=4)]
     planned = plan_rounds(expand(phases, "listed"), START, REGISTRY, multiple_of=8)
-    assert [p.geometry.width for p in planned] == [96, 96, 96, 96]
+    assert [p.geometry.width for p in planned] == [96, 88, 80, 72]
 
 
 def test_layers_know_no_multiple():
@@ -121,3 +122,10 @@ def test_one_neuron_and_one_layer_may_be_what_is_left():
     phases = [Phase(cut=cut("neuron", 99), rounds=1), Phase(cut=cut("layer", 9), rounds=1)]
     planned = plan_rounds(expand(phases, "listed"), START, REGISTRY)
     assert (planned[-1].geometry.width, planned[-1].geometry.num_layers) == (1, 1)
+
+
+def test_a_cut_that_multiple_of_rounds_away_is_refused(registry):
+    cut = Cut(unit="neuron", criterion="activation_max", selector="count", amount=3)
+    start = geometry({**COMMON, "model_type": "llama"}, registry.families.get("llama"))
+    with pytest.raises(PruneError, match="round 1 would remove nothing"):
+        plan_rounds([RoundSpec(index=1, cuts=(cut,))], start, registry, multiple_of=16)
