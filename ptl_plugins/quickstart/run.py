@@ -28,8 +28,8 @@ OUTLINES = {
     "run": Outline(num_rounds=5, num_profiles=5, num_evaluations=11),
     "control": Outline(num_rounds=5, num_profiles=0, num_evaluations=2),
 }
-NUM_TRAINING = 540
-"""Documents, 108 a round: about 17,000 tokens."""
+NUM_TRAINING = 420
+"""Documents, 84 a round: about 13,000 tokens."""
 NUM_HELD_OUT = 200
 NUM_ANSWERED = 100
 SEED = 0

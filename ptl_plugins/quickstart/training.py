@@ -20,7 +20,7 @@ WEIGHTS = {
     "profile": 8.0,
     "evaluate": 12.0,
     "evaluate_pruned": 12.0,
-    "recover": 85.0,
+    "recover": 72.0,
 }
 """Seconds by step on two cores; only their ratios matter."""
 
