@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export KMP_BLOCKTIME := 0
 
-.PHONY: install install-dev lint test quickstart benchmarks clean
+.PHONY: install install-dev lint test quickstart clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

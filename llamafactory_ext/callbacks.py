@@ -29,6 +29,8 @@ class RoundFacts(TrainerCallback):
         """Add the facts to `logs`, which all later callbacks share."""
         if logs is not None:
             logs.update(self.facts)
+            if state is not None and state.log_history:  # the entry was made before the call
+                state.log_history[-1].update(self.facts)
 
 
 class OptimizerCoversModel(TrainerCallback):

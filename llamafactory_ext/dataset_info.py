@@ -11,6 +11,7 @@ from ptl_plugins.errors import RecipeError, did_you_mean
 
 DEFAULT_FOLDER = "data"
 """LLaMA-Factory's own default of `dataset_dir`."""
+BLANK_BYTES = 1 << 20
 
 
 def check_datasets(path: Path, keys: Mapping[str, Any]) -> None:
@@ -48,10 +49,22 @@ def _names(value: object) -> list[str]:
 
 
 def _check_file(path: Path, name: str, folder: Path, entry: Mapping[str, Any]) -> None:
+    if not isinstance(entry, Mapping):
+        raise RecipeError(
+            f"{path}: dataset: '{name}': its entry in dataset_info.json is no mapping"
+        )
     if "file_name" not in entry or {"hf_hub_url", "ms_hub_url", "om_hub_url"} & entry.keys():
         return
     file = folder / str(entry["file_name"])
     if not file.exists():
         raise RecipeError(f"{path}: dataset: '{name}': {file} does not exist")
-    if file.is_file() and file.stat().st_size == 0:
+    if not _has_content(file):
         raise RecipeError(f"{path}: dataset: '{name}': {file} is empty; give it documents")
+
+
+def _has_content(file: Path) -> bool:
+    """Whether a folder has files, or a file begins with something other than blank lines."""
+    if file.is_dir():
+        return any(file.iterdir())
+    with file.open("rb") as stream:
+        return bool(stream.read(BLANK_BYTES).strip())

@@ -35,9 +35,9 @@ def launch_with_checks(launch: Callable[[], object]) -> object:
 def end_with(error: PTLError) -> NoReturn:
     """Print the error's lines and end the process as a mistake of the user."""
     note = os.environ.get(NOTE_VARIABLE)
-    if note:
+    if note:  # the command prints it, once, when its workers are gone
         Path(note).write_text(str(error), encoding="utf-8")
-    if os.environ.get("RANK", "0") == "0":
+    elif os.environ.get("RANK", "0") == "0":
         print(f"ptl: {error}", file=sys.stderr, flush=True)
     raise SystemExit(USER_ERROR_EXIT_CODE)
 
@@ -56,11 +56,11 @@ def _has_section(path: Path) -> bool:
 
 
 def _check(path: Path, overrides: list[str]) -> None:
-    from llamafactory_ext.overrides import with_overrides
+    from llamafactory_ext.overrides import read_as_llamafactory
     from llamafactory_ext.preflight import preflight
 
-    keys, text = read_yaml(path)
-    preflight(path, with_overrides(keys, overrides), text)
+    _, text = read_yaml(path)
+    preflight(path, read_as_llamafactory(path, text, overrides), text)
 
 
 def _launch_with_note(launch: Callable[[], object]) -> object:

@@ -1,27 +1,27 @@
-"""`key=value` words after the yaml, merged as LLaMA-Factory merges them (OmegaConf)."""
+"""The yaml and the `key=value` words after it, read as LLaMA-Factory reads them (OmegaConf)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from ptl_plugins.errors import RecipeError
 
 
-def with_overrides(keys: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `keys` with dotted `key=value` words merged in.
+def read_as_llamafactory(path: Path, text: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the keys that LLaMA-Factory sees: `1e-3` is a number, words are merged in.
 
     Raises:
-        RecipeError: a word that is no `key=value`.
+        RecipeError: OmegaConf cannot read the text, or a word is no `key=value`.
     """
-    if not overrides:
-        return keys
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        merged = OmegaConf.merge(OmegaConf.create(keys), OmegaConf.from_cli(list(overrides)))
+        merged = OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_cli(list(overrides)))
         return cast("dict[str, Any]", OmegaConf.to_container(merged))
-    except OmegaConfBaseException as error:
-        words = " ".join(overrides)
-        raise RecipeError(f"{words}: not understood as key=value words ({error})") from None
+    except (OmegaConfBaseException, ValueError) as error:
+        words = f" with {' '.join(overrides)}" if overrides else ""
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"{path}{words}: LLaMA-Factory cannot read it ({reason})") from None

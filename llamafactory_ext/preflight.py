@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from llamafactory_ext import patches
-from llamafactory_ext.dataset_info import check_datasets
 from llamafactory_ext.recipe import read_llamafactory_recipe
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.manager import PTLPluginManager, build_manager, build_registry
@@ -44,7 +43,6 @@ def preflight(path: Path, keys: Mapping[str, Any], text: str) -> Prepared:
     _check_environment(path)
     plan = plan_run(recipe, registry)
     _check_output_dir(path, recipe.run_folder)
-    check_datasets(path, keys)
     RunFolder(recipe.run_folder, writes=False).check(recipe)
     if os.environ.get("RANK", "0") == "0":
         require_unlocked(recipe.run_folder)

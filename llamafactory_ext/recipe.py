@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from llamafactory_ext.dataset_info import check_datasets
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe import RecipeSource, read_section
 from ptl_plugins.types import Recipe, StageSpec
@@ -19,6 +20,13 @@ FREE_KEYS = frozenset(
      "plot_loss", "disable_tqdm", "preprocessing_num_workers", "overwrite_cache"}
 )  # fmt: skip
 """Keys that may change between the tries of one run: they decide no weight."""
+
+
+def is_seed(value: object) -> bool:
+    """Whether random generators take `value`; None stands for the default."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value is None or (whole and 0 <= cast("int", value) < 2**32)
+
 
 Rule = tuple[str, Callable[[Any], bool], str]
 
@@ -36,6 +44,13 @@ RULES: tuple[Rule, ...] = (
     ),
     ("adapter_name_or_path", lambda v: not v, "merge the adapter first: llamafactory-cli export"),
     ("fsdp", lambda v: not v, "FSDP is not supported; use DDP or DeepSpeed ZeRO-2"),
+    *(
+        (key, lambda v: not v, "changes more than pruning may; make that model first, then prune it")
+        for key in ("resize_vocab", "add_tokens", "add_special_tokens",
+                    "new_special_tokens_config", "rope_scaling")
+    ),
+    ("push_to_hub", lambda v: not v, "push output_dir when the run is done"),
+    ("seed", is_seed, "give a whole number from 0 to 4294967295"),
     ("streaming", lambda v: not v, "parts are cut by document: streaming must be off"),
     (
         "tokenized_path",
@@ -62,17 +77,26 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
     Raises:
         RecipeError: one line per problem.
     """
-    problems = [*_missing(source.keys), *_broken_rules(source.keys), *_deepspeed(source.keys)]
+    problems = [
+        *_missing(source.keys),
+        *_broken_rules(source.keys),
+        *_hub_keys(source.keys),
+        *_deepspeed(source.keys),
+    ]
     section = None
     try:
         section = read_section(source, source.keys["ptl"], prefix="ptl")
     except RecipeError as error:
         problems.insert(0, str(error).removeprefix(f"{source.path}: "))
+    if not problems and source.thorough:
+        check_datasets(source.path, source.keys)
     if problems:
         lines = (line.removeprefix(f"{source.path}: ") for p in problems for line in p.split("\n"))
         raise RecipeError("\n".join(f"{source.path}: {line}" for line in lines))
     assert section is not None
     settings = {k: v for k, v in source.keys.items() if k not in FREE_KEYS}
+    if settings.get("deepspeed"):
+        settings["deepspeed"] = _deepspeed_config(settings["deepspeed"])  # its content counts
     seed = source.keys.get("seed", DEFAULT_SEED) if section.seed is None else section.seed
     return Recipe(
         source=source.path,
@@ -105,20 +129,37 @@ def _broken_rules(keys: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _hub_keys(keys: Mapping[str, Any]) -> list[str]:
+    """Return what PTL does not pass on when it asks the hub for config and side files."""
+    if Path(str(keys.get("model_name_or_path"))).expanduser().is_dir():
+        return []
+    remedy = "works with a local folder only; hf download the model and give its folder"
+    given = [k for k in ("cache_dir", "hf_hub_token") if keys.get(k)]
+    given += ["model_revision"] if keys.get("model_revision", "main") != "main" else []
+    return [f"{key}: {keys[key] if key != 'hf_hub_token' else '...'!r}: {remedy}" for key in given]
+
+
+def _deepspeed_config(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    return cast("dict[str, Any]", json.loads(Path(value).read_text(encoding="utf-8")))
+
+
 def _deepspeed(keys: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the DeepSpeed config: ZeRO-3, or a scheduler of its own."""
     value = keys.get("deepspeed")
     if not value:
         return []
     try:
-        config = value if isinstance(value, dict) else json.loads(Path(value).read_text("utf-8"))
-        stage = config.get("zero_optimization", {}).get("stage", 0)
-    except (OSError, ValueError, AttributeError) as error:
+        config = _deepspeed_config(value)
+        stage = int(config.get("zero_optimization", {}).get("stage", 0))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         return [f"deepspeed: {value!r}: cannot be read as a DeepSpeed config ({error})"]
     problems = []
-    if stage == 3:
+    if stage != 2:
+        why = "ZeRO-3 shards the weights and" if stage == 3 else f"ZeRO stage {stage}"
         problems.append(
-            f"deepspeed: {value!r}: ZeRO-3 shards the weights and is not supported; "
+            f"deepspeed: {value!r}: {why} is not supported; "
             "use ZeRO-2 (zero_optimization.stage: 2) or plain DDP"
         )
     if "scheduler" in config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,10 @@ class Parts:
     """Per round, its rows of the train data set."""
     sequences: tuple[Sequence[Sequence[int]], ...]
     """Per round, the token ids of its calibration sequences."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the parts' sizes and of their first sequences."""
+        return hashlib.sha256(repr((self.rows, self.sequences)).encode()).hexdigest()
 
     def calibration(self, round_index: int) -> Sequence[Sequence[int]]:
         """Return the calibration sequences of a round, which counts from 1."""

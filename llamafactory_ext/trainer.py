@@ -7,6 +7,7 @@ model, and the next `train()` builds a fresh engine and optimizer around its new
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -88,6 +89,8 @@ class TrainedRounds:
             plan.recipe, self.session.manager, num_ranks=trainer.args.world_size
         )
         self.session.run.open(plan.recipe, manifest)
+        assert self.session.parts is not None
+        self.session.run.require_corpus(self.session.parts.digest())
         self._keep_earlier_provenance()
         model = cast("Any", trainer.model)
         model.to(trainer.args.device)  # DeepSpeed leaves it on the CPU until an engine is built
@@ -121,6 +124,9 @@ class TrainedRounds:
         assert subject.model is not None
         rows = self.session.parts.rows[index - 1]
         release_engine(trainer)
+        with main_first(ctx.ranks) as main:
+            if main:  # logs of a try that was cut short would mix with this one's
+                shutil.rmtree(ctx.folder / "stage_0", ignore_errors=True)
         trainer.train_dataset = cast("Any", self._corpus).select(rows)
         trainer.args.output_dir = str(ctx.folder / "stage_0")
         give_each_round_its_tensorboard_run(trainer)

@@ -54,8 +54,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy every file of `source` into the existing folder `target`, each atomically."""
-    for file in sorted(source.iterdir()):
+    """Copy every file of `source` into the existing folder `target`, each atomically.
+
+    `config.json` comes last: where it is, the weights are.
+    """
+    for file in sorted(source.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
         if file.is_file():
             temporary = target / (file.name + TEMPORARY_SUFFIX)
             shutil.copyfile(file, temporary)

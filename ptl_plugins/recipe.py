@@ -33,6 +33,8 @@ class RecipeSource:
     keys: Mapping[str, Any]
     text: str
     registry: Registry
+    thorough: bool = True
+    """Whether the training data that the file names has to be there (not needed for a plan)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +100,7 @@ class SectionModel(_Strict):
     schedule: Annotated[list[PhaseModel], pydantic.Field(min_length=1)]
     order: Order = "listed"
     family: str | None = None
-    seed: Annotated[int, pydantic.Field(ge=0)] | None = None
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] | None = None
     multiple_of: Annotated[int, pydantic.Field(ge=1)] = 1
     calibration: CalibrationModel = CalibrationModel()
     evaluate: EvaluateModel = EvaluateModel()

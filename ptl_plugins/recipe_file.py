@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ptl_plugins.hookspecs import Hooks
 
 
-def read_recipe(path: Path, hooks: Hooks, registry: Registry) -> Recipe:
+def read_recipe(path: Path, hooks: Hooks, registry: Registry, *, thorough: bool = True) -> Recipe:
     """Read and check a recipe file.
 
     Raises:
         RecipeError: the file is wrong; one line per problem.
     """
     keys, text = read_yaml(path)
-    source = RecipeSource(path=path, keys=keys, text=text, registry=registry)
+    source = RecipeSource(path=path, keys=keys, text=text, registry=registry, thorough=thorough)
     recipe: Recipe | None = hooks.ptl_read_recipe(source=source)
     if recipe is None:
         raise RecipeError(

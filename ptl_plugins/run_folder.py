@@ -17,6 +17,7 @@ from ptl_plugins.types import Cut, EvalResult, PrunePlan, Recipe, RoundRecord
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+CORPUS = "corpus.json"
 RECORD = "record.json"
 PLAN = "plan.json"
 SCORES = "scores.safetensors"
@@ -71,6 +72,23 @@ class RunFolder:
                 f"{self.path}: holds a run of another recipe ({changes}); "
                 "give the old recipe, or choose another folder"
             )
+
+    def require_corpus(self, digest: str) -> None:
+        """Keep the corpus's digest, or compare it with that of the recorded rounds.
+
+        Raises:
+            RunFolderError: the recorded rounds were trained on another corpus.
+        """
+        path = self.path / CORPUS
+        if path.exists() and self.records():
+            before = json.loads(path.read_text(encoding="utf-8"))["digest"]
+            if before != digest:
+                raise RunFolderError(
+                    f"{self.path}: the corpus is not the one that the finished rounds were trained "
+                    "on; bring it back, or choose another folder"
+                )
+        else:
+            self.write(path, {"digest": digest})
 
     def num_finished(self) -> int:
         """Return how many rounds are complete, the original not counted."""

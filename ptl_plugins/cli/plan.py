@@ -29,7 +29,7 @@ def plan(
 
     manager = build_manager(plugins=plugins)
     registry = build_registry(manager)
-    planned = plan_run(read_recipe(recipe, manager.hook, registry), registry)
+    planned = plan_run(read_recipe(recipe, manager.hook, registry, thorough=False), registry)
     rows = plan_rows(planned)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -74,7 +74,7 @@ def read_problems(path: Path, number: int, prompt: str) -> list[Problem]:
     """Return the first `number` problems of a jsonl file.
 
     Raises:
-        PTLError: a row has no `question` or no `answer`; the line is named.
+        PTLError: a row is not JSON, or has no `question` or no `answer`; the line is named.
     """
     from ptl_plugins.evaluators.chain_of_thought import Problem
 
@@ -83,7 +83,12 @@ def read_problems(path: Path, number: int, prompt: str) -> list[Problem]:
         for index, line in enumerate(lines, start=1):
             if len(problems) == number:
                 break
-            row = json.loads(line)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise PTLError(f"{path}: line {index}: is not JSON ({error})") from None
             if not isinstance(row, dict) or not {"question", "answer"} <= row.keys():
                 raise PTLError(f"{path}: line {index}: needs the keys 'question' and 'answer'")
             text = prompt.replace("{question}", str(row["question"]))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -51,6 +52,8 @@ def run_quickstart(out: Path) -> None:
     tasks += [Task(name=name, seconds=outline.seconds) for name, outline in OUTLINES.items()]
     tasks += [Task(name=f"answers of {who}", seconds=ANSWER_SECONDS) for who in _models(out)]
     progress = Progress(tasks, console)
+    if out.exists() and not out.is_dir():
+        raise PTLError(f"--out {out}: is a file; give a folder")
     out.mkdir(parents=True, exist_ok=True)
     _prepare(out, progress)
     for name in RECIPES:
@@ -84,9 +87,9 @@ def _train(name: str, out: Path, progress: Progress) -> None:
         return
     recipe = recipes_folder() / "quickstart" / RECIPES[name]
     if out != DEFAULT_OUT:  # the recipe's paths are those of the default
-        text = recipe.read_text(encoding="utf-8").replace(f"{DEFAULT_OUT}/", f"{out}/")
+        keys = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         recipe = out / RECIPES[name]
-        write_text(recipe, text)
+        write_text(recipe, yaml.safe_dump(moved(keys, out), sort_keys=False))
     what = "pruned run" if name == "run" else "control"
 
     def show(fraction: float, text: str) -> None:
@@ -94,6 +97,17 @@ def _train(name: str, out: Path, progress: Progress) -> None:
 
     train(recipe, out / name, out / f"{name}.log", OUTLINES[name], show)
     progress.show(name, 1.0, f"{what} done")
+
+
+def moved(value: Any, out: Path) -> Any:
+    """Return a recipe's keys with `quickstart/...` paths below `out` instead."""
+    if isinstance(value, dict):
+        return {key: moved(inner, out) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [moved(inner, out) for inner in value]
+    if isinstance(value, str) and value.startswith(f"{DEFAULT_OUT}/"):
+        return str(out / value.removeprefix(f"{DEFAULT_OUT}/"))
+    return value
 
 
 def _answers(who: str, folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
@@ -134,7 +148,7 @@ def _report(out: Path, answers: dict[str, Any], console: Console, *, seconds: fl
         f"{NUM_ANSWERED} held-out problems answered freely (greedy), the accuracy with its "
         "standard error; loss and step results teacher-forced on the first 64",
         f"one seed; {machine['processor']}, {os.cpu_count()} cores; {seconds:.0f} s in all, "
-        f"peak memory of one process {peak:.1f} GB",
+        f"peak memory at most {peak:.1f} GB",
         f"the pruned model: {out / 'run'}; the original: {out / 'model'}",
     ]
     write_text(out / "table.md", table.to_markdown(rows, facts))
@@ -154,12 +168,12 @@ def _report(out: Path, answers: dict[str, Any], console: Console, *, seconds: fl
 
 
 def _peak_gb() -> float:
-    """Return the largest resident size of this process and its children, in GB."""
+    """Return the largest resident sizes of this process and of a child, added, in GB."""
     sizes = (
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    return round(max(sizes) * 1024 / 1e9, 2)
+    return round(sum(sizes) * 1024 / 1e9, 2)
 
 
 def require_packages() -> None:

@@ -30,7 +30,7 @@ class Row:
     step_accuracy: float | None
     answers: dict[str, Any] | None
     seconds: float | None
-    """Wall seconds of the step that led to this row."""
+    """Wall seconds of the step that led to this row, evaluation excluded."""
 
 
 def build_rows(
@@ -56,7 +56,7 @@ def build_rows(
             seconds=seconds,
         )
 
-    rows = [row("original", original, original.recovered, None, "original")]
+    rows = [row("original", original, original.recovered, 0.0, "original")]
     for record in rounds:
         cut = sum(record.seconds.get(step, 0.0) for step in ("profile", "select", "prune"))
         recovery = record.seconds.get("recover")
