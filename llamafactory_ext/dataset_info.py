@@ -50,9 +50,7 @@ def _names(value: object) -> list[str]:
 
 def _check_file(path: Path, name: str, folder: Path, entry: Mapping[str, Any]) -> None:
     if not isinstance(entry, Mapping):
-        raise RecipeError(
-            f"{path}: dataset: '{name}': its entry in dataset_info.json is no mapping"
-        )
+        raise RecipeError(f"{path}: dataset: '{name}': its entry in {folder} is no mapping")
     if "file_name" not in entry or {"hf_hub_url", "ms_hub_url", "om_hub_url"} & entry.keys():
         return
     file = folder / str(entry["file_name"])

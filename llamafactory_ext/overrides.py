@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from ptl_plugins.errors import RecipeError
 
 
@@ -21,7 +23,7 @@ def read_as_llamafactory(path: Path, text: str, overrides: Sequence[str]) -> dic
     try:
         merged = OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_cli(list(overrides)))
         return cast("dict[str, Any]", OmegaConf.to_container(merged))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         words = f" with {' '.join(overrides)}" if overrides else ""
         reason = str(error).splitlines()[0]
         raise RecipeError(f"{path}{words}: LLaMA-Factory cannot read it ({reason})") from None

@@ -45,7 +45,7 @@ RULES: tuple[Rule, ...] = (
     ("adapter_name_or_path", lambda v: not v, "merge the adapter first: llamafactory-cli export"),
     ("fsdp", lambda v: not v, "FSDP is not supported; use DDP or DeepSpeed ZeRO-2"),
     *(
-        (key, lambda v: not v, "changes more than pruning may; make that model first, then prune it")
+        (key, lambda v: not v, "changes the model itself; make that model first, then prune it")
         for key in ("resize_vocab", "add_tokens", "add_special_tokens",
                     "new_special_tokens_config", "rope_scaling")
     ),

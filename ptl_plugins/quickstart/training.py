@@ -67,7 +67,8 @@ def train(
 
 def is_finished(run: Path, num_rounds: int) -> bool:
     """Whether the run's last round and last model are in place."""
-    return (run / f"round_{num_rounds:02d}" / RECORD).exists() and (run / "config.json").exists()
+    recorded = (run / f"round_{num_rounds:02d}" / RECORD).exists()
+    return recorded and (run / "config.json").exists() and any(run.glob("*.safetensors"))
 
 
 def _environment() -> dict[str, str]:

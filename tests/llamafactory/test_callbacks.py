@@ -65,6 +65,12 @@ def test_zero_optimizers_are_read_by_their_16_bit_groups():
     begin(model, SimpleNamespace(optimizer=zero))
 
 
+def test_facts_reach_the_entry_that_the_trainer_already_kept():
+    state = SimpleNamespace(log_history=[{"loss": 2.0}, {"loss": 1.0}])
+    RoundFacts({"round": 2}).on_log(None, state, None, logs={})
+    assert state.log_history == [{"loss": 2.0}, {"loss": 1.0, "ptl_round": 2}]
+
+
 def test_facts_are_added_under_ptls_own_names():
     logs = {"loss": 1.0}
     RoundFacts({"round": 2, "width": 32}).on_log(None, None, None, logs=logs)

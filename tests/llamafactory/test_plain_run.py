@@ -53,6 +53,23 @@ def test_training_changed_the_weights_and_lowered_the_loss(plain_run):
     assert losses[-1] < losses[0] - 0.1
 
 
+def test_the_saved_state_shows_the_facts_of_each_entry(plain_run):
+    entries = json.loads((plain_run / "trainer_state.json").read_text())["log_history"]
+    assert {entry["ptl_width"] for entry in entries} == {40, 32}
+    assert [e["step"] for e in entries] == sorted(e["step"] for e in entries)
+
+
+def test_another_corpus_under_the_same_name_is_refused(workplace, plain_run):
+    corpus = workplace.folder / "data" / "tiny.jsonl"
+    text = corpus.read_text()
+    corpus.write_text(text.replace("What is", "How much is"))
+    try:
+        done = workplace.run("llamafactory-cli", "train", "plain.yaml", code=2)
+    finally:
+        corpus.write_text(text)
+    assert "the corpus is not the one" in done.stderr.splitlines()[-1]
+
+
 def test_original_and_rounds_are_measured_before_and_after_recovery(plain_run):
     first, *rounds = records(plain_run)
     assert first["recovered"]["metrics"]["cot_loss"] > 0

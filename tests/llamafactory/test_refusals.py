@@ -8,6 +8,7 @@ import pytest
 from workplace import recipe
 
 from llamafactory_ext.launching import _check
+from llamafactory_ext.overrides import read_as_llamafactory
 from ptl_plugins.errors import PTLError
 
 
@@ -71,6 +72,24 @@ CASES = {
     "stage": ({"stage": "sft"}, "stage: 'sft': PTL recovers by continual pre-training"),
     "streaming": ({"streaming": True}, "streaming: True: parts are cut by document"),
     "tokenised cache": ({"tokenized_path": "cache"}, "tokenized_path: 'cache': a tokenised cache"),
+    "seed": ({"seed": "abc"}, "seed: 'abc': give a whole number from 0 to 4294967295"),
+    "negative seed": ({"seed": -1}, "seed: -1: give a whole number"),
+    "huge ptl seed": ({"ptl": section(seed=2**40)}, "ptl.seed: 1099511627776 should be less than"),
+    "new tokens": ({"add_tokens": "<x>"}, "add_tokens: '<x>': changes the model itself"),
+    "rope scaling": ({"rope_scaling": "yarn"}, "rope_scaling: 'yarn': changes the model itself"),
+    "hub push": ({"push_to_hub": True}, "push_to_hub: True: push output_dir when the run is done"),
+    "hub revision": (
+        {"model_name_or_path": "owner/name", "model_revision": "v2"},
+        "model_revision: 'v2': works with a local folder only",
+    ),
+    "zero1": (
+        {"deepspeed": {"zero_optimization": {"stage": 1}}},
+        "ZeRO stage 1 is not supported; use ZeRO-2",
+    ),
+    "zero3 as text": (
+        {"deepspeed": {"zero_optimization": {"stage": "3"}}},
+        "ZeRO-3 shards the weights and is not supported",
+    ),
     "no output": ({"output_dir": None}, "output_dir: is missing"),
     "unknown data set": (
         {"dataset": "tini"},
@@ -124,8 +143,24 @@ def test_an_environment_that_cannot_work_is_refused(workplace, monkeypatch, vari
         _check(workplace.write("wrong.yaml", recipe(output_dir="refused")), [])
 
 
+def test_numbers_are_read_as_llamafactory_reads_them(workplace, monkeypatch):
+    path = workplace.folder / "floats.yaml"
+    path.write_text("learning_rate: 1e-3\nptl: {schedule: []}\n", encoding="utf-8")
+    keys = read_as_llamafactory(path, path.read_text(), ["warmup_ratio=5e-2", "ptl.seed=3"])
+    assert keys == {
+        "learning_rate": 0.001,
+        "warmup_ratio": 0.05,
+        "ptl": {"schedule": [], "seed": 3},
+    }
+
+
+def test_a_word_that_is_no_override_is_refused(workplace):
+    with pytest.raises(PTLError, match=r"x\.yaml with a=\[1: LLaMA-Factory cannot read it"):
+        read_as_llamafactory(workplace.folder / "x.yaml", "a: 1", ["a=[1"])
+
+
 def one_line_and_nothing_written(workplace, done, expected):
-    line = [row for row in done.stderr.splitlines() if row.startswith("ptl: ")][-1]
+    (line,) = [row for row in done.stderr.splitlines() if row.startswith("ptl: ")]
     assert expected in line
     assert "Traceback" not in done.stderr
     assert not (workplace.folder / "refused" / "round_00").exists()

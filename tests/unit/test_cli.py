@@ -15,6 +15,7 @@ from ptl_plugins.errors import PTLError
 from ptl_plugins.geometry import geometry
 from ptl_plugins.model_config import read_config
 from ptl_plugins.shipped_recipes import recipes_folder
+from ptl_plugins.testing import write_tiny_corpus
 
 COMMANDS = ("plan", "validate", "ls", "doctor", "train-llamafactory", "quickstart")
 CONFIG = {
@@ -35,6 +36,8 @@ def write(tmp_path):
     model.mkdir()
     (model / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
 
+    write_tiny_corpus(tmp_path / "data", num_documents=3)
+
     def recipe(name="recipe.yaml", **keys):
         section = {
             "schedule": [
@@ -48,6 +51,7 @@ def write(tmp_path):
             "stage": "pt",
             "do_train": True,
             "finetuning_type": "full",
+            "dataset_dir": str(tmp_path / "data"),
             "dataset": "tiny",
             "output_dir": str(tmp_path / "out"),
             "ptl": section,
@@ -263,3 +267,11 @@ def test_the_module_is_the_command():
     command = [sys.executable, "-m", "ptl_plugins", "ls", "selectors"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["count", "fraction"]
+
+
+def test_validate_knows_the_data_sets_and_plan_needs_none(ptl, write):
+    path = write(dataset="tini")
+    code, _, err = ptl("validate", path)
+    assert code == 2
+    assert "(did you mean 'tiny'?)" in err
+    assert ptl("plan", path)[0] == 0

@@ -338,3 +338,13 @@ def test_an_event_after_a_torn_one_stands_on_a_line_of_its_own(tmp_path):
     run.event("step", step="prune")
     last = (tmp_path / "events.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["step"] == "prune"
+
+
+def test_another_corpus_than_that_of_the_recorded_rounds_is_refused(tmp_path):
+    run = RunFolder(tmp_path, writes=True)
+    run.require_corpus("first")
+    run.require_corpus("second")  # nothing was trained on the first
+    run.finish_round(RoundRecord(round=0, num_layers=1, width=1, num_parameters=1))
+    run.require_corpus("second")
+    with pytest.raises(RunFolderError, match="the corpus is not the one"):
+        run.require_corpus("third")
