@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -28,7 +29,7 @@ from ptl_plugins.profiling import profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.recipe import RecipeSource, SectionModel
 from ptl_plugins.surgery import prune_live
-from ptl_plugins.testing import tiny_model
+from ptl_plugins.testing import tiny_model, write_tiny_corpus
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("ptl_")}
@@ -139,9 +140,10 @@ def test_every_registered_name_is_documented(registry):
 def test_the_example_recipe_is_valid(registry, tmp_path, monkeypatch):
     (example,) = [text for text in blocks("recipes.md", "yaml") if "model_name_or_path" in text]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "held_out.jsonl").write_text("")
     keys = yaml.safe_load(example)
+    write_tiny_corpus(tmp_path / "data")
+    info = {keys["dataset"]: {"file_name": "tiny.jsonl"}}
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(info))
     source = RecipeSource(path=Path("x.yaml"), keys=keys, text=example, registry=registry)
     assert len(llamafactory_recipe.read_llamafactory_recipe(source).rounds) == 7
 
