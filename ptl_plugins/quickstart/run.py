@@ -35,6 +35,8 @@ NUM_HELD_OUT = 200
 NUM_ANSWERED = 100
 SEED = 0
 ANSWER_SECONDS = 60.0
+TABLE_COLUMNS = 110
+"""Characters that the table needs; a narrower one would break every cell."""
 
 
 def run_quickstart(out: Path) -> None:
@@ -157,11 +159,11 @@ def _report(out: Path, answers: dict[str, Any], console: Console, *, seconds: fl
     write_json(out / "table.json", table.to_json(rows, about))
     shown = Table()
     for column in table.COLUMNS:
-        shown.add_column(column, justify="left" if column == "model" else "right")
+        shown.add_column(column, no_wrap=True, justify="left" if column == "model" else "right")
     for row in rows:
         shown.add_row(*table.cells(row))
     console.print()
-    console.print(shown)
+    Console(width=max(console.width, TABLE_COLUMNS)).print(shown)
     for fact in facts:
         console.print(f"- {fact}", highlight=False)
     console.print(f"saved: {out / 'table.md'}, {out / 'table.json'}", highlight=False)
