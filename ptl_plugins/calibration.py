@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+S = TypeVar("S", bound=Sized)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -16,14 +19,12 @@ class Batch:
     attention_mask: torch.Tensor
 
 
-def group_by_length(
-    sequences: Sequence[Sequence[int]], *, batch_tokens: int
-) -> Iterator[list[Sequence[int]]]:
+def group_by_length(sequences: Iterable[S], *, batch_tokens: int) -> Iterator[list[S]]:
     """Yield groups of similar length whose padded size stays within `batch_tokens`.
 
     Empty sequences are left out; a sequence longer than the budget is a group of its own.
     """
-    group: list[Sequence[int]] = []
+    group: list[S] = []
     for sequence in sorted((s for s in sequences if len(s)), key=len, reverse=True):
         longest = len(group[0]) if group else len(sequence)
         if group and longest * (len(group) + 1) > batch_tokens:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ptl_plugins.calibration import pad
+from ptl_plugins.calibration import group_by_length, pad
 from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators.worked_answer import Document, Problem, encode, step_spans
 
@@ -64,11 +64,12 @@ def count_chain_of_thought(
     if not tokenizer.is_fast:
         raise PTLError("chain-of-thought metrics need a fast tokenizer (tokenizer.json)")
     documents = [encode(problem, tokenizer, max_length=max_length) for problem in problems]
+    groups = group_by_length(documents, batch_tokens=batch_tokens)
     was_training = model.training
     model.train(False)
     try:
         return sum(
-            (_count_batch(model, batch) for batch in _by_length(documents, batch_tokens)),
+            (_count_batch(model, batch) for batch in groups),
             start=ChainOfThoughtCounts(),
         )
     finally:
@@ -94,18 +95,6 @@ def metrics(counts: ChainOfThoughtCounts) -> dict[str, float]:
     for name in ("num_problems", "num_tokens", "num_steps", "num_truncated"):
         values[name] = float(getattr(counts, name))
     return values
-
-
-def _by_length(documents: Sequence[Document], batch_tokens: int) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    for document in sorted(documents, key=lambda one: len(one.token_ids), reverse=True):
-        longest = len(batch[0].token_ids) if batch else 0
-        if batch and longest * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(document)
-    if batch:
-        yield batch
 
 
 @torch.inference_mode()

@@ -41,6 +41,10 @@ class Document:
     """Per result the indices of its tokens; results that were cut off are left out."""
     truncated: bool
 
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.token_ids)
+
 
 def step_spans(answer: str) -> list[tuple[int, int]]:
     """Return the character spans [start, stop) of the results in a worked answer.
