@@ -6,7 +6,7 @@ names alike. Adding one takes five facts; the remaining fields only count parame
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +30,22 @@ class Family:
     """Dotted path of the layer list in the model and in the checkpoint."""
     ffn_inputs: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     """Linear modules of a layer whose output rows are the neurons."""
+    ffn_blocks: int = 1
+    """Blocks of neurons in each of them, one below the other: 2 where gate and up are fused."""
     ffn_output: str = "mlp.down_proj"
     """Linear module of a layer whose input columns are the neurons; its input is Act of Eq. 3."""
     width_key: str = "intermediate_size"
     depth_key: str = "num_hidden_layers"
     per_layer_keys: tuple[str, ...] = ("layer_types",)
     """Config lists with one entry per layer, indexed by position."""
+    per_layer_defaults: Callable[[Mapping[str, Any]], Mapping[str, Sequence[Any]]] | None = None
+    """Works these lists out of a `config.json` that leaves them to their defaults."""
     window_key: str | None = None
     """Config key that counts the leading layers with full attention (Qwen2)."""
 
     norms_per_layer: int = 2
+    norms_per_head: int = 0
+    """Norms of the size of one head (of q and of k) in a layer."""
     qkv_bias: bool | str = "attention_bias"
     """Whether q, k, v have biases: a fact, or the config key that says so."""
     output_bias: bool | str = "attention_bias"
