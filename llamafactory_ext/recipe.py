@@ -106,6 +106,8 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         run_folder=Path(str(source.keys["output_dir"])),
         rounds=section.rounds,
         multiple_of=section.multiple_of,
+        refit=section.refit,
+        protect=section.protect,
         calibration=section.calibration,
         stages=(StageSpec(backend="llamafactory", settings=settings),),
         evaluation=section.evaluation,

@@ -53,6 +53,5 @@ class Session:
             corpus=self.parts,
             ranks=current_ranks(),
             hooks=self.manager.hook,
-            original_width=self.plan.original.width,
-            original_num_layers=self.plan.original.num_layers,
+            original=self.plan.original,
         )

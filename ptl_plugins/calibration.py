@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,12 +35,22 @@ def group_by_length(sequences: Iterable[S], *, batch_tokens: int) -> Iterator[li
         yield group
 
 
-def batches(
-    sequences: Sequence[Sequence[int]], *, batch_tokens: int, device: torch.device
-) -> Iterator[Batch]:
-    """Yield right-padded batches of `sequences` on `device`."""
-    for group in group_by_length(sequences, batch_tokens=batch_tokens):
-        yield pad(group, device=device)
+class Batches(Sequence[Batch]):
+    """Right-padded batches of sequences, made one at a time whenever they are asked for."""
+
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], *, batch_tokens: int, device: torch.device
+    ) -> None:
+        self.groups = list(group_by_length(sequences, batch_tokens=batch_tokens))
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            raise TypeError("batches are taken one at a time")
+        return pad(self.groups[index], device=self.device)
 
 
 def pad(group: Sequence[Sequence[int]], *, device: torch.device) -> Batch:

@@ -24,11 +24,14 @@ class Geometry:
     """Parameters of a layer that are not neurons: attention, norms, output bias of the FFN."""
     per_neuron: int
     """Parameters of one neuron: its rows, its column, its biases."""
+    norm_bias: bool = False
+    """Whether the final norm has a bias beside its weight."""
 
     @property
     def non_embedding(self) -> int:
         """Parameters of the layers and the final norm."""
-        return self.num_layers * (self.layer_fixed + self.width * self.per_neuron) + self.hidden
+        layer = self.layer_fixed + self.width * self.per_neuron
+        return self.num_layers * layer + self.hidden * (1 + self.norm_bias)
 
     @property
     def num_parameters(self) -> int:
@@ -52,23 +55,30 @@ def geometry(config: Mapping[str, Any], family: Family) -> Geometry:
         PTLError: a key that every model of the family has is missing.
     """
     hidden = _size(config, "hidden_size")
-    heads = _size(config, "num_attention_heads")
-    groups = config.get("num_key_value_heads") or heads
-    head = config.get("head_dim") or hidden // heads
-    qkv = (heads + 2 * groups) * head
+    norms = family.norms_per_layer * hidden * (1 + family.norm_bias)
     ffn_bias = _flag(config, family.ffn_bias)
-    inputs = len(family.ffn_inputs)
-    fixed = qkv * hidden + heads * head * hidden + family.norms_per_layer * hidden
-    fixed += qkv * _flag(config, family.qkv_bias) + hidden * _flag(config, family.output_bias)
+    rows = len(family.ffn_inputs) * family.ffn_blocks
     return Geometry(
         num_layers=_size(config, family.depth_key),
         width=_size(config, family.width_key),
         hidden=hidden,
         vocabulary=_size(config, "vocab_size"),
         tied=bool(config.get("tie_word_embeddings", family.tied_by_default)),
-        layer_fixed=fixed + hidden * ffn_bias,
-        per_neuron=(inputs + 1) * hidden + inputs * ffn_bias,
+        layer_fixed=_attention(config, family) + norms + hidden * ffn_bias,
+        per_neuron=(rows + 1) * hidden + rows * ffn_bias,
+        norm_bias=family.norm_bias,
     )
+
+
+def _attention(config: Mapping[str, Any], family: Family) -> int:
+    """Count the parameters of a layer's attention: q, k, v, output, and the norms of heads."""
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    groups = config.get("num_key_value_heads") or heads
+    head = config.get("head_dim") or family.default_head_dim or hidden // heads
+    qkv = (heads + 2 * groups) * head
+    weights = qkv * hidden + heads * head * hidden + family.norms_per_head * head
+    biases = qkv * _flag(config, family.qkv_bias) + hidden * _flag(config, family.output_bias)
+    return weights + biases
 
 
 def _size(config: Mapping[str, Any], key: str) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from ptl_plugins.amounts import read_amount
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.registry import Catalogue, Registry
@@ -18,11 +19,13 @@ from ptl_plugins.types import (
     Cut,
     EvaluationSpec,
     EvaluationTask,
+    ProtectSpec,
+    Refit,
     RoundSpec,
 )
 
-DEFAULT_CRITERION = {"neuron": "activation_max", "layer": "l2"}
-"""The paper's own rules (Eq. 4 and Eq. 6)."""
+DEFAULT_CRITERION = {"neuron": "output_change", "layer": "l2"}
+"""What was measured to hurt least, with the refit; the paper's neuron rule is `activation_max`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class Section:
     family: str | None
     seed: int | None
     multiple_of: int
+    refit: Refit
+    protect: ProtectSpec | None
     calibration: CalibrationSpec
     evaluation: EvaluationSpec
 
@@ -59,7 +64,11 @@ class PhaseModel(_Strict):
     unit: Literal["neuron", "layer", "none"]
     criterion: str | None = None
     selector: str = "count"
-    amount: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = None
+    amount: Annotated[
+        float,
+        pydantic.BeforeValidator(read_amount),
+        pydantic.Field(ge=0, allow_inf_nan=False),
+    ] | None = None
     rounds: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
 
     @pydantic.model_validator(mode="after")
@@ -77,6 +86,15 @@ class CalibrationModel(_Strict):
     num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
     max_length: Annotated[int, pydantic.Field(ge=1)] | None = None
     batch_tokens: Annotated[int, pydantic.Field(ge=1)] = 4096
+
+
+class ProtectModel(_Strict):
+    """`protect`: a second corpus, whose neurons are never removed."""
+
+    data: str
+    top: Annotated[int, pydantic.Field(ge=1)]
+    column: str = "text"
+    num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
 
 
 class TaskModel(pydantic.BaseModel):
@@ -102,6 +120,8 @@ class SectionModel(_Strict):
     family: str | None = None
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] | None = None
     multiple_of: Annotated[int, pydantic.Field(ge=1)] = 1
+    refit: Refit = "ridge"
+    protect: ProtectModel | None = None
     calibration: CalibrationModel = CalibrationModel()
     evaluate: EvaluateModel = EvaluateModel()
 
@@ -136,6 +156,8 @@ def _resolve(model: SectionModel) -> Section:
         family=model.family,
         seed=model.seed,
         multiple_of=model.multiple_of,
+        refit=model.refit,
+        protect=ProtectSpec(**model.protect.model_dump()) if model.protect else None,
         calibration=CalibrationSpec(**model.calibration.model_dump()),
         evaluation=EvaluationSpec(
             tasks=tuple(
@@ -149,15 +171,17 @@ def _resolve(model: SectionModel) -> Section:
 
 
 def _phase(phase: PhaseModel) -> Phase:
-    if phase.unit == "none":
-        return Phase(cut=None, rounds=phase.rounds)
-    cut = Cut(
+    return Phase(cut=None if phase.unit == "none" else _cut(phase), rounds=phase.rounds)
+
+
+def _cut(phase: PhaseModel) -> Cut:
+    assert phase.unit != "none"
+    return Cut(
         unit=phase.unit,
         criterion=phase.criterion or DEFAULT_CRITERION[phase.unit],
         selector=phase.selector,
         amount=phase.amount or 0.0,
     )
-    return Phase(cut=cut, rounds=phase.rounds)
 
 
 def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
@@ -188,7 +212,7 @@ def _cut_twice(model: SectionModel) -> list[str]:
 def _phase_problems(key: str, phase: PhaseModel, registry: Registry) -> list[str]:
     problems = _unknown(f"{key}.selector", phase.selector, registry.selectors)
     if not problems:
-        wrong = registry.selectors.get(phase.selector).check(phase.amount or 0.0)
+        wrong = registry.selectors.get(phase.selector).check(_cut(phase))
         problems += [f"{key}.amount: {wrong}"] if wrong else []
     name = phase.criterion
     if name is None:

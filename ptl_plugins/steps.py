@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.run_folder import SCORES
-from ptl_plugins.types import EvalResult, PrunePlan, RoundContext, Scores, Subject
+from ptl_plugins.types import (
+    EvalResult,
+    ProtectSpec,
+    PrunePlan,
+    RoundContext,
+    Scores,
+    Subject,
+)
+
+PROTECT_MAX_LENGTH = 512
+"""Tokens of a protected text where the recipe gives no `calibration.max_length`."""
 
 if TYPE_CHECKING:
-    from ptl_plugins.calibration import Batch
+    from ptl_plugins.calibration import Batches
     from ptl_plugins.criteria import Statistic
+    from ptl_plugins.second_moments import MomentFolder
 
 
 @hookimpl(trylast=True)
@@ -25,10 +38,18 @@ def ptl_profile(ctx: RoundContext, subject: Subject) -> Scores | None:
     from ptl_plugins.profiling import profile
     from ptl_plugins.scores_file import write_scores
 
+    neurons_go = any(cut.unit == "neuron" for cut in ctx.spec.cuts)
     with stored_weights(subject.model, subject.stored_dtype):
         scores = profile(
-            subject.model, subject.family, _batches(ctx, subject), _statistics(ctx), ctx.ranks
+            subject.model,
+            subject.family,
+            _batches(ctx, subject),
+            _statistics(ctx),
+            ctx.ranks,
+            moments=_moments(ctx) if neurons_go and ctx.recipe.refit == "ridge" else None,
         )
+        if neurons_go and ctx.recipe.protect:
+            scores = replace(scores, protect=_protect_scores(ctx, subject, ctx.recipe.protect))
     if ctx.run.writes:
         ctx.folder.mkdir(parents=True, exist_ok=True)
         write_scores(ctx.folder / SCORES, scores)
@@ -40,15 +61,15 @@ def ptl_select(ctx: RoundContext, scores: Scores) -> PrunePlan | None:
     """Choose the least important; all ranks must choose the same."""
     from ptl_plugins.ranks import require_equal
     from ptl_plugins.scores_file import digest
-    from ptl_plugins.selection import Original, choose
+    from ptl_plugins.selection import choose
 
-    original = Original(width=ctx.original_width, num_layers=ctx.original_num_layers)
     plan = choose(
         ctx.spec.cuts,
         scores,
         ctx.registry,
-        original=original,
+        original=ctx.original,
         multiple_of=ctx.recipe.multiple_of,
+        protect_top=ctx.recipe.protect.top if ctx.recipe.protect else 0,
         digest=digest(scores),
     )
     require_equal(ctx.ranks, plan.digest(), f"what round {ctx.spec.index} removes")
@@ -57,11 +78,13 @@ def ptl_select(ctx: RoundContext, scores: Scores) -> PrunePlan | None:
 
 @hookimpl(trylast=True)
 def ptl_prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject | None:
-    """Cut the live model in place and note where what is left came from."""
+    """Refit and cut the live model in place, and note where what is left came from."""
     if subject.model is None:
         return None
     from ptl_plugins.surgery import prune_live
 
+    if plan.removed_neurons and ctx.recipe.refit == "ridge":
+        _refit(ctx, subject, plan)
     prune_live(subject.model, subject.family, plan)
     _note_provenance(ctx, plan)
     return subject
@@ -83,16 +106,63 @@ def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     return EvalResult(metrics=metrics, seconds=round(time.perf_counter() - start, 3))
 
 
-def _batches(ctx: RoundContext, subject: Subject) -> Iterator[Batch]:
-    from ptl_plugins.calibration import batches
+def _protect_scores(ctx: RoundContext, subject: Subject, protect: ProtectSpec) -> Scores:
+    """Profile the second corpus for the statistics of the neuron criteria."""
+    from ptl_plugins.profiling import profile
+    from ptl_plugins.text_data import encode_texts, read_texts
 
     assert subject.model is not None
-    sequences = sorted(ctx.corpus.calibration(ctx.spec.index), key=len, reverse=True)
+    assert subject.tokenizer is not None
+    texts = read_texts(
+        protect.data, column=protect.column, number=protect.num_sequences, seed=ctx.recipe.seed
+    )
+    max_length = ctx.recipe.calibration.max_length or PROTECT_MAX_LENGTH
+    sequences = encode_texts(texts, subject.tokenizer, max_length=max_length)
+    statistics = [s for s in _statistics(ctx) if s.site != "layer"]
+    batches = _share(ctx, subject, sequences)
+    return profile(subject.model, subject.family, batches, statistics, ctx.ranks)
+
+
+def _refit(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> None:
+    """Refit from the round's second moments; a resumed round may have to gather them again."""
+    from ptl_plugins.live import stored_weights
+    from ptl_plugins.profiling import profile
+    from ptl_plugins.ranks import main_first
+    from ptl_plugins.refit import refit_live
+
+    assert subject.model is not None
+    moments = _moments(ctx)
+    with stored_weights(subject.model, subject.stored_dtype):
+        profile(
+            subject.model, subject.family, _batches(ctx, subject), (), ctx.ranks, moments=moments
+        )
+        refit_live(subject.model, subject.family, plan, moments, ctx.ranks)
+    with main_first(ctx.ranks) as main:
+        if main:
+            shutil.rmtree(moments.path)
+
+
+def _moments(ctx: RoundContext) -> MomentFolder:
+    from ptl_plugins.second_moments import MomentFolder
+
+    return MomentFolder(path=ctx.folder / "second_moments")
+
+
+def _batches(ctx: RoundContext, subject: Subject) -> Batches:
+    sequences = ctx.corpus.calibration(ctx.spec.index)
     if not any(len(sequence) for sequence in sequences):
         raise PruneError(f"round {ctx.spec.index}: no calibration sequence holds a token")
-    share = sequences[ctx.ranks.rank :: ctx.ranks.size]
+    return _share(ctx, subject, sequences)
+
+
+def _share(ctx: RoundContext, subject: Subject, sequences: Sequence[Sequence[int]]) -> Batches:
+    """Return this rank's batches of `sequences`."""
+    from ptl_plugins.calibration import Batches
+
+    assert subject.model is not None
+    share = sorted(sequences, key=len, reverse=True)[ctx.ranks.rank :: ctx.ranks.size]
     device = next(subject.model.parameters()).device
-    return batches(share, batch_tokens=ctx.recipe.calibration.batch_tokens, device=device)
+    return Batches(share, batch_tokens=ctx.recipe.calibration.batch_tokens, device=device)
 
 
 def _statistics(ctx: RoundContext) -> tuple[Statistic, ...]:

@@ -6,6 +6,7 @@ Done before an optimizer or an engine is built: every cut weight is a new parame
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from ptl_plugins.errors import PruneError
 from ptl_plugins.families import Family
 from ptl_plugins.live import decoder, decoder_layers, ffn_output, width
+from ptl_plugins.plan_check import require_uniform
 from ptl_plugins.types import PrunePlan
 
 
@@ -23,7 +25,7 @@ def prune_live(model: PreTrainedModel, family: Family, plan: PrunePlan) -> None:
 
     Raises:
         PruneError: the plan was made for a model of another shape, or would not leave every
-            layer the same width.
+            layer the same width, or a layer is not what the family says; nothing is cut then.
     """
     layers = decoder_layers(model, family)
     if (len(layers), width(model, family)) != (plan.num_layers, plan.width):
@@ -31,25 +33,14 @@ def prune_live(model: PreTrainedModel, family: Family, plan: PrunePlan) -> None:
             f"the plan is for {plan.num_layers} layers of {plan.width} neurons, the model has "
             f"{len(layers)} of {width(model, family)}; profile this model first"
         )
-    _require_uniform(plan)
+    require_uniform(plan)
+    for index, layer in enumerate(layers):
+        _require_fits(layer, index, family, plan.width)
     for layer, removed in zip(layers, plan.removed_neurons, strict=False):
         _cut_neurons(layer, family, _kept(plan.width, removed))
     if plan.removed_layers:
         _cut_layers(model, family, _kept(plan.num_layers, plan.removed_layers))
     _update_config(model, family, plan)
-
-
-def _require_uniform(plan: PrunePlan) -> None:
-    """Refuse a plan, of a plugin perhaps, whose layers lose different numbers of neurons."""
-    rows = plan.removed_neurons
-    if rows and len(rows) != plan.num_layers:
-        raise PruneError(f"the plan names {len(rows)} layers' neurons of {plan.num_layers}")
-    for index, row in enumerate(rows):
-        if len(row) != len(rows[0]) or list(row) != sorted(set(row) & set(range(plan.width))):
-            raise PruneError(
-                f"the plan's neurons of layer {index} are not {len(rows[0])} ascending indices "
-                f"below {plan.width}; every layer has to lose the same number"
-            )
 
 
 def _kept(size: int, removed: Sequence[int]) -> torch.Tensor:
@@ -59,15 +50,31 @@ def _kept(size: int, removed: Sequence[int]) -> torch.Tensor:
     return keep.nonzero().flatten()
 
 
-def _cut_neurons(layer: nn.Module, family: Family, kept: torch.Tensor) -> None:
-    for name in family.ffn_inputs:
+def _require_fits(layer: nn.Module, index: int, family: Family, size: int) -> None:
+    """Refuse a layer whose matrices are not of the size that the family's facts promise."""
+    promised = {name: (0, family.ffn_blocks * size, "rows") for name in family.ffn_inputs}
+    promised[family.ffn_output] = (1, size, "columns")
+    for name, (dim, number, lines) in promised.items():
         module = layer.get_submodule(name)
-        assert isinstance(module, nn.Linear)
-        module.weight = _sliced(module.weight, 0, kept)
-        if module.bias is not None:
-            module.bias = _sliced(module.bias, 0, kept)
-        module.out_features = len(kept)
+        shape = list(module.weight.shape) if isinstance(module, nn.Linear) else []
+        if not shape or shape[dim] != number:
+            raise PruneError(
+                f"family '{family.name}': {name} of layer {index} is {type(module).__name__} "
+                f"{shape}, not a Linear with {number} {lines} for {size} neurons; give the "
+                "model's own family"
+            )
+
+
+def _cut_neurons(layer: nn.Module, family: Family, kept: torch.Tensor) -> None:
     output = ffn_output(layer, family)
+    blocks = range(family.ffn_blocks)
+    rows = torch.cat([kept + block * output.in_features for block in blocks])
+    for name in family.ffn_inputs:
+        module = cast("nn.Linear", layer.get_submodule(name))
+        module.weight = _sliced(module.weight, 0, rows)
+        if module.bias is not None:
+            module.bias = _sliced(module.bias, 0, rows)
+        module.out_features = len(rows)
     output.weight = _sliced(output.weight, 1, kept)
     output.in_features = len(kept)
     ffn = layer.get_submodule(family.ffn_output.rpartition(".")[0])

@@ -10,12 +10,28 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+GEMMA = {"sliding_window": 8, "head_dim": 8, "query_pre_attn_scalar": 8}
 TINY: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
-    "gemma2": {"sliding_window": 8, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "mistral": {"sliding_window": 8, "head_dim": 16},
+    "qwen2": QWEN_WINDOW,
+    "qwen3": {**QWEN_WINDOW, "head_dim": 16},
+    "gemma2": GEMMA,
+    "gemma3_text": {**GEMMA, "sliding_window_pattern": 4},
+    "phi3": {
+        "sliding_window": 8,
+        "original_max_position_embeddings": 128,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+            "short_factor": [1.0, 1.5],
+            "long_factor": [2.0, 4.0],
+        },
+    },
 }
-"""Config keys of each family's tiny model, beside the common ones."""
+"""Config keys of tiny models by model type, beside the common ones."""
 
 COMMON = {
     "vocab_size": 256,

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ptl_plugins.families import Family
+    from ptl_plugins.geometry import Geometry
     from ptl_plugins.hookspecs import Hooks
     from ptl_plugins.ranks import Ranks
     from ptl_plugins.registry import Registry
     from ptl_plugins.run_folder import RunFolder
 
 Unit = Literal["neuron", "layer"]
+Refit = Literal["ridge", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +33,8 @@ class Cut:
     criterion: str
     selector: str
     amount: float
+    rounds_left: int = 1
+    """Rounds in which this cut is still to be made, this one among them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +54,18 @@ class CalibrationSpec:
     """Tokens a sequence is cut to; None: the training framework's own cut-off length."""
     batch_tokens: int
     """Padded tokens per batch, a bound on memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtectSpec:
+    """A second corpus, and how many neurons of each layer it protects."""
+
+    data: str
+    """A file or a data set of the hub."""
+    column: str
+    top: int
+    """Neurons per layer that are never removed: those most important on this corpus."""
+    num_sequences: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +107,9 @@ class Recipe:
     run_folder: Path
     rounds: tuple[RoundSpec, ...]
     multiple_of: int
+    refit: Refit
+    """What is done to `down_proj` when neurons go."""
+    protect: ProtectSpec | None
     calibration: CalibrationSpec
     stages: tuple[StageSpec, ...]
     evaluation: EvaluationSpec
@@ -99,12 +120,14 @@ class Recipe:
 class Scores:
     """Statistics of one profiling pass; criteria turn them into importances."""
 
-    statistics: Mapping[str, torch.Tensor]
-    """fp32 on the CPU: [layers, width] for neurons, [layers] for layers."""
+    statistics: Mapping[str, NDArray[np.float32]]
+    """By name: [layers, width] for neurons, [layers] for layers."""
     num_layers: int
     width: int
     num_tokens: int
     num_sequences: int
+    protect: Scores | None = None
+    """The same statistics of the corpus whose neurons are protected."""
 
     def __repr__(self) -> str:
         return f"Scores({', '.join(self.statistics)}; {self.num_tokens} tokens)"
@@ -214,8 +237,8 @@ class RoundContext:
     corpus: Corpus
     ranks: Ranks
     hooks: Hooks
-    original_width: int
-    original_num_layers: int
+    original: Geometry
+    """The sizes before the first round."""
 
     @property
     def folder(self) -> Path:
@@ -239,20 +262,41 @@ class Criterion(Protocol):
         """The `ptl_plugins.criteria.Statistic`s that the profiling pass has to gather."""
         ...
 
-    def importance(self, scores: Scores) -> torch.Tensor:
-        """Return fp32 [layers, width] for neurons or [layers] for layers."""
+    def importance(self, scores: Scores) -> NDArray[np.float32]:
+        """Return [layers, width] for neurons or [layers] for layers."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class CutRequest:
+    """What a selector may look at."""
+
+    cut: Cut
+    original: Geometry
+    """The sizes before the first round, which fractions and ratios refer to."""
+    present: Geometry
+    """The sizes before this cut."""
+    multiple_of: int = 1
+    """The width that stays shall be a multiple of it."""
+    importance: NDArray[np.float32] | None = None
+    """[layers, width] or [layers]; None while a run is only planned."""
 
 
 class Selector(Protocol):
-    """Turns an amount of the recipe into a count, before any score is known."""
+    """Turns an amount of the recipe into a count."""
 
-    def check(self, amount: float) -> str | None:
-        """Return what is wrong with the amount in one line, or None."""
+    def check(self, cut: Cut) -> str | None:
+        """Return what is wrong with the cut's amount in one line, or None."""
         ...
 
-    def count(self, amount: float, *, original: int) -> int:
-        """Return how many neurons (per layer) or layers go, of `original` at the start."""
+    def count(self, request: CutRequest) -> int | None:
+        """Return how many neurons of every layer, or layers, go.
+
+        None where only the importances can tell, and they are not there yet.
+
+        Raises:
+            PruneError: the amount cannot be reached.
+        """
         ...
 
 

@@ -72,6 +72,8 @@ def make_recipe(tmp_path):
             "run_folder": tmp_path / "run",
             "rounds": rounds,
             "multiple_of": 1,
+            "refit": "none",
+            "protect": None,
             "calibration": CalibrationSpec(num_sequences=4, max_length=None, batch_tokens=64),
             "stages": (StageSpec(backend="fake", settings={"learning_rate": 1e-5}),),
             "evaluation": EvaluationSpec(tasks=(task,), every=1, before_recovery=False),

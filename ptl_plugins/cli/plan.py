@@ -37,6 +37,9 @@ def plan(
         _print_table(planned, rows)
 
 
+SHAPE = ("layers", "width", "parameters", "non_embedding", "flops_ratio")
+
+
 def plan_rows(planned: Plan) -> list[dict[str, Any]]:
     """Return one row per round, the original first, as plain values."""
     original, number = planned.original, len(planned.rounds)
@@ -51,7 +54,9 @@ def plan_rows(planned: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _shape(geometry: Geometry, original: Geometry) -> dict[str, Any]:
+def _shape(geometry: Geometry | None, original: Geometry) -> dict[str, Any]:
+    if geometry is None:  # a threshold: only the scores will tell
+        return dict.fromkeys(SHAPE)
     ratio = geometry.flops_per_token / original.flops_per_token
     return {
         "layers": geometry.num_layers,
@@ -79,10 +84,17 @@ def _print_table(planned: Plan, rows: list[dict[str, Any]]) -> None:
     ):
         table.add_column(heading, justify="left" if heading == "cut" else "right")
     for row in rows:
-        kept = row["non_embedding"] / planned.original.non_embedding
-        table.add_row(
-            str(row["round"]), row["cut"], str(row["layers"]), str(row["width"]),
-            f"{row['parameters'] / 1e6:,.1f} M", f"{kept:.1%}", f"{row['flops_ratio']:.3f}",
-            row["data_part"] or "-",
-        )  # fmt: skip
+        shape = _cells(row, planned.original) if row["width"] else ["by scores", *["-"] * 4]
+        table.add_row(str(row["round"]), row["cut"], *shape, row["data_part"] or "-")
     Console().print(table)
+
+
+def _cells(row: dict[str, Any], original: Geometry) -> list[str]:
+    kept = row["non_embedding"] / original.non_embedding
+    return [
+        str(row["layers"]),
+        str(row["width"]),
+        f"{row['parameters'] / 1e6:,.1f} M",
+        f"{kept:.1%}",
+        f"{row['flops_ratio']:.3f}",
+    ]

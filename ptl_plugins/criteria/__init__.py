@@ -3,7 +3,7 @@
 A statistic is a streaming sum or maximum over tokens, so memory does not grow with the number
 of sequences, and ranks merge theirs by the same operation. A criterion names the statistics it
 needs and turns them into one importance per neuron or per layer: the least important go first.
-The functions here only call tensor methods; torch itself is not imported.
+Statistics are measured with torch; importances are numpy's, so that choosing needs no torch.
 """
 
 from __future__ import annotations
@@ -15,22 +15,35 @@ from typing import TYPE_CHECKING, Literal
 from ptl_plugins.types import Criterion, Scores, Unit
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+Site = Literal["neuron", "gate", "up", "layer", "weight"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistic:
-    """One number per neuron (site `neuron`) or per layer (site `layer`), merged over batches.
+    """One number per neuron or, of site `layer`, per layer; merged over batches and ranks.
 
-    `measure` takes, for `neuron`, the input of the FFN's output matrix as [tokens, width] and
-    returns fp32 [width]; for `layer`, the hidden states before and after a layer as
-    [tokens, hidden] and returns an fp32 scalar. Padding is already taken out; tokens >= 1.
+    What `measure` takes, always in fp32 whatever the model's dtype, and what it returns in fp32:
+
+    | site | takes | returns |
+    | --- | --- | --- |
+    | `neuron` | the input of the FFN's output matrix, [tokens, width] | [width] |
+    | `gate`, `up` | the outputs of the FFN's first, last input matrix, [tokens, width] | [width] |
+    | `layer` | the hidden states before and after a layer, [tokens, hidden] each | a scalar |
+    | `weight` | the FFN's output matrix, [hidden, width], once | [width] |
+
+    The tokens come in pieces, at least one each; padding is out already.
     """
 
     name: str
-    site: Literal["neuron", "layer"]
+    site: Site
     merge: Literal["sum", "max"]
     measure: Callable[..., torch.Tensor]
+    tokens: Literal["all", "last"] = "all"
+    """`last`: only the last token of each sequence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +52,13 @@ class StatisticCriterion:
 
     unit: Unit
     statistics: tuple[Statistic, ...]
-    formula: Callable[[Scores], torch.Tensor]
+    formula: Callable[[Scores], NDArray[np.float32]]
+    protects: Callable[[Scores, int], NDArray[np.bool_]] | None = None
+    """A rule of its own for the protect set: (scores of the second corpus, top) to
+    [layers, width]; None: the `top` most important."""
 
-    def importance(self, scores: Scores) -> torch.Tensor:
-        """Return fp32 [layers, width] for neurons or [layers] for layers."""
+    def importance(self, scores: Scores) -> NDArray[np.float32]:
+        """Return [layers, width] for neurons or [layers] for layers."""
         return self.formula(scores)
 
 

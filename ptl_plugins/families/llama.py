@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from ptl_plugins.families import Family
 
-LLAMA = Family(name="llama", model_types=("llama",), per_layer_keys=())
+LLAMA = Family(name="llama", model_types=("llama",))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
+from dataclasses import MISSING
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -20,16 +24,18 @@ from pydantic_core import PydanticUndefined
 from llamafactory_ext import recipe as llamafactory_recipe
 from ptl_plugins import hookspecs
 from ptl_plugins.calibration import pad
+from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators import task
 from ptl_plugins.families import Family, find_family
 from ptl_plugins.geometry import geometry
 from ptl_plugins.live import decoder_layers, ffn_output
 from ptl_plugins.manager import build_manager, build_registry
+from ptl_plugins.model_config import read_config
 from ptl_plugins.profiling import profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.recipe import RecipeSource, SectionModel
 from ptl_plugins.surgery import prune_live
-from ptl_plugins.testing import tiny_model, write_tiny_corpus
+from ptl_plugins.testing import tiny_model, tiny_tokenizer, write_tiny_corpus
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("ptl_")}
@@ -148,20 +154,52 @@ def test_the_example_recipe_is_valid(registry, tmp_path, monkeypatch):
     assert len(llamafactory_recipe.read_llamafactory_recipe(source).rounds) == 7
 
 
-def test_the_facts_of_a_family_are_documented():
-    table = read("hooks.md").split("## How to add a family")[1]
-    for name in Family.__dataclass_fields__:
-        assert f"| `{name}` |" in table
+def rows_of_table(section):
+    """Return the cells of each row of a section of families.md, without the head."""
+    lines = read("families.md").split(f"## {section}\n")[1].split("\n#")[0].splitlines()
+    table = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if line[:2] == "| "]
+    assert len(table) > 2
+    return table[2:]
 
 
-# --- the examples of hooks.md, extracted, registered and run ---
+def shown(default):
+    """Return a default as the table of facts shows it."""
+    if isinstance(default, tuple):
+        return ", ".join(shown(part) for part in default)
+    return f"`{default}`" if isinstance(default, str) else str(default).lower()
+
+
+def test_the_facts_of_a_family_are_documented_with_their_defaults():
+    rows = rows_of_table("How to add a family")
+    assert [(fact.strip("`"), default) for fact, default, _ in rows] == [
+        (field.name, "" if field.default is MISSING else shown(field.default))
+        for field in Family.__dataclass_fields__.values()
+    ]
+
+
+def test_the_table_of_families_is_the_registry(registry):
+    documented = {name.strip("`"): types for name, types, _ in rows_of_table("Supported")}
+    assert documented == {
+        name: ", ".join(f"`{model_type}`" for model_type in family.model_types)
+        for name, family in registry.families.items()
+    }
+
+
+@pytest.mark.parametrize(("config", "line"), [row[:2] for row in rows_of_table("Refused")])
+def test_a_refused_config_of_the_table_gets_the_line_of_the_table(registry, config, line):
+    with pytest.raises(PTLError) as raised:
+        find_family(registry, json.loads(config.strip("`")))
+    assert str(raised.value) == line
+
+
+# --- the examples of hooks.md and families.md, extracted, registered and run ---
 
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """The modules of hooks.md, by name: blocks that begin with their file's name."""
+    """The modules of both pages, by name: blocks that begin with their file's name."""
     folder, modules = tmp_path_factory.mktemp("examples"), {}
-    for text in blocks("hooks.md", "python"):
+    for text in blocks("hooks.md", "python") + blocks("families.md", "python"):
         if found := re.match(r"# (\w+)\.py\n", text):
             path = folder / f"{found[1]}.py"
             path.write_text(text, encoding="utf-8")
@@ -183,7 +221,7 @@ def manager_with(examples):
 
 
 def test_the_examples_are_found(examples):
-    assert set(examples) == {"act_rms", "slow_steps", "mistral_family"}
+    assert set(examples) == {"act_rms", "slow_steps", "starcoder2_family", "text_model"}
 
 
 def test_the_entry_point_of_the_example_names_its_module(examples):
@@ -238,14 +276,48 @@ def test_the_examples_wrapper_passes_the_answer_on(
 
 
 def test_the_examples_family_fits_the_real_architecture(manager_with, make_plan):
-    registry = build_registry(manager_with("mistral_family"))
-    model = tiny_model("mistral")
+    registry = build_registry(manager_with("starcoder2_family"))
+    model = tiny_model("starcoder2")
     family = find_family(registry, model.config.to_dict())
-    assert family.name == "mistral"
+    assert family.name == "starcoder2"
     prune_live(model, family, make_plan(model, family, (0, 7), (2,)))
     number = geometry(model.config.to_dict(), family).num_parameters
     assert number == sum(parameter.numel() for parameter in model.parameters())
     assert model(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+
+
+def test_the_documented_command_runs_the_contract_on_the_examples_family(examples):
+    (line,) = (text for text in read("families.md").splitlines() if text.startswith("PTL_PLUGINS="))
+    variable, command = line.split(" pytest ")
+    name, value = variable.split("=")
+    paths = [str(Path(examples[value].__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, name: value, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *command.split()]
+    result = subprocess.run(
+        words, cwd=DOCS.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) > 20
+
+
+def test_the_example_saves_the_text_model_of_a_multimodal_one(examples, registry, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemma3Config
+
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+    }  # fmt: skip
+    text = tiny_model("gemma3_text").config.to_dict()
+    source, folder, tokens = tmp_path / "whole", tmp_path / "text", torch.tensor([[5, 6, 7, 9]])
+    config = Gemma3Config(text_config=text, vision_config=vision)
+    AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(source)
+    tiny_tokenizer().save_pretrained(source)
+    examples["text_model"].save_text_model(source, folder)
+    assert find_family(registry, read_config(str(folder))).name == "gemma3"
+    assert (folder / "tokenizer.json").is_file()
+    whole = AutoModelForImageTextToText.from_pretrained(source).eval()
+    saved = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert torch.equal(saved(tokens).logits, whole(tokens).logits)
 
 
 def test_links_between_pages_lead_somewhere():

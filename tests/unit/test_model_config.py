@@ -1,20 +1,17 @@
-"""A model's config is found in a folder or the hub's cache, and what is wrong is named."""
+"""A model's config and its family are found, and what is wrong with them is named."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import transformers
 
 from ptl_plugins.errors import PTLError
-from ptl_plugins.families import find_family
-from ptl_plugins.geometry import geometry
+from ptl_plugins.families import Family, find_family
+from ptl_plugins.families.phi3 import PHI3
 from ptl_plugins.model_config import looks_like_path, read_config
-
-KEYS = {
-    "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3,
-    "intermediate_size": 16, "vocab_size": 32,
-}  # fmt: skip
+from ptl_plugins.registry import Registry
 
 
 def test_a_folder_gives_its_config(tmp_path):
@@ -68,33 +65,109 @@ def test_the_hubs_cache_is_used_before_the_hub(tmp_path, monkeypatch):
     assert read_config("owner/name") == {"cached": True}
 
 
-@pytest.mark.parametrize("value", [None, 0, -1, "8", 8.0])
-@pytest.mark.parametrize("key", KEYS)
-def test_a_size_that_is_missing_or_no_size_is_named(registry, key, value):
-    with pytest.raises(PTLError, match=f"config.json: {key}: {value!r} is not a positive"):
-        geometry({**KEYS, key: value}, registry.families.get("llama"))
-
-
-def test_the_paper_models_have_their_published_sizes(registry):
-    """Parameters of Llama-3-8B, Qwen2.5-7B and Gemma2-9B, as their model cards count them."""
-    llama = {
-        "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256,
-    }  # fmt: skip
-    qwen = {
-        "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
-        "num_hidden_layers": 28, "intermediate_size": 18944, "vocab_size": 152064,
-    }  # fmt: skip
-    gemma = {
-        "hidden_size": 3584, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256,
-        "num_hidden_layers": 42, "intermediate_size": 14336, "vocab_size": 256000,
-    }  # fmt: skip
-    counts = {"llama": 8_030_261_248, "qwen2": 7_615_616_512, "gemma2": 9_241_705_984}
-    for (name, number), config in zip(counts.items(), (llama, qwen, gemma), strict=True):
-        assert geometry(config, registry.families.get(name)).num_parameters == number
-
-
-def test_a_family_given_by_name_is_taken_whatever_the_model_type(registry):
-    assert find_family(registry, {"model_type": "mine"}, "llama").name == "llama"
-    with pytest.raises(PTLError, match=r"'mine' is not supported; supported: gemma2, llama, qwen2"):
+def test_a_model_type_that_no_family_lists_is_refused_with_those_that_are(registry):
+    told = (
+        r"^model_type 'mine' is not supported; supported: gemma2, gemma3_text, llama, mistral, "
+        r"phi3, qwen2, qwen3; a plugin can add a family \(docs/families\.md\)$"
+    )
+    with pytest.raises(PTLError, match=told):
         find_family(registry, {"model_type": "mine"})
+
+
+@pytest.mark.parametrize("config", [{"model_type": "mine"}, {}, {"model_type": "qwen3"}])
+def test_a_family_given_by_name_is_believed(registry, config):
+    """Fine-tunes invent model types; the FFN of `llama` is where that of `qwen3` is."""
+    assert find_family(registry, config, "llama").name == "llama"
+
+
+def test_a_family_whose_ffn_is_elsewhere_than_the_model_types_is_refused(registry):
+    told = (
+        "^family 'llama' does not fit model_type 'phi3': its FFN is mlp.gate_proj, mlp.up_proj and "
+        "mlp.down_proj of .* the model's is mlp.gate_up_proj in 2 blocks and .* give 'phi3'$"
+    )
+    with pytest.raises(PTLError, match=told):
+        find_family(registry, {"model_type": "phi3"}, "llama")
+
+
+def test_a_plugins_family_for_a_listed_model_type_is_taken_by_name():
+    registry = Registry()
+    mine = Family(name="mine", model_types=("phi3",), ffn_output="mlp.other")
+    registry.families.add("mine", mine)
+    registry.families.add("early", PHI3)
+    assert find_family(registry, {"model_type": "phi3"}, "mine") is mine
+
+
+MOE = (
+    "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "olmoe", "phimoe",
+    "gpt_oss", "dbrx", "granitemoe",
+)  # fmt: skip
+MULTIMODAL = ("gemma3", "llava", "mistral3", "qwen2_vl", "qwen2_5_vl", "phi4_multimodal")
+
+
+@pytest.mark.parametrize("family", [None, "llama"])
+@pytest.mark.parametrize("model_type", MOE)
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_mixture_of_experts_is_refused_as_such_even_with_a_family(
+    registry, model_type, family, bare
+):
+    config = {"model_type": model_type}
+    if not bare:
+        config = transformers.AutoConfig.for_model(model_type).to_dict()
+    with pytest.raises(PTLError, match=f"^model_type '{model_type}' is a mixture of experts"):
+        find_family(registry, config, family)
+
+
+@pytest.mark.parametrize("experts", [{"num_experts": [64, 64]}, {"n_routed_experts": 2}])
+def test_experts_in_the_config_of_a_known_model_type_are_refused_with_their_key(registry, experts):
+    ((key, number),) = experts.items()
+    with pytest.raises(PTLError) as raised:
+        find_family(registry, {"model_type": "llama", **experts})
+    assert f"is a mixture of experts ({key}: {number}): its layers have many" in str(raised.value)
+
+
+@pytest.mark.parametrize("experts", [{"num_experts": 1}, {"num_local_experts": 0}, {}])
+def test_one_expert_or_none_is_a_dense_model(registry, experts):
+    experts = {**experts, "n_routed_experts": None}
+    assert find_family(registry, {"model_type": "llama", **experts}).name == "llama"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_dense_model_of_an_architecture_that_can_have_experts_is_not_called_a_mixture(
+    registry, number
+):
+    with pytest.raises(PTLError, match="model_type 'granitemoe' is not supported"):
+        find_family(registry, {"model_type": "granitemoe", "num_local_experts": number})
+
+
+@pytest.mark.parametrize("family", [None, "llama"])
+@pytest.mark.parametrize("model_type", MULTIMODAL)
+def test_a_multimodal_model_is_refused_even_with_a_family(registry, model_type, family):
+    config = transformers.AutoConfig.for_model(model_type).to_dict()
+    with pytest.raises(PTLError, match=f"^model_type '{model_type}' is multimodal"):
+        find_family(registry, config, family)
+
+
+def test_what_to_give_in_a_multimodal_models_place_is_told_where_there_is_something(registry):
+    gemma3 = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}
+    with pytest.raises(PTLError) as raised:
+        find_family(registry, gemma3)
+    assert str(raised.value) == (
+        "model_type 'gemma3' is multimodal (config has text_config); only its text model can be "
+        "pruned: save that by itself, as a checkpoint of a ...ForCausalLM class with model_type "
+        "'gemma3_text' (docs/families.md)"
+    )
+    with pytest.raises(
+        PTLError, match=r"\(config has vision_config\); PTL prunes text models only$"
+    ):
+        find_family(registry, {"model_type": "odd", "vision_config": {}})
+    inner = {"model_type": "gemma3n_text", "intermediate_size": [1, 2]}
+    with pytest.raises(PTLError, match="'gemma3n_text' gives intermediate_size as a list"):
+        find_family(registry, {"model_type": "gemma3n", "text_config": inner})
+
+
+@pytest.mark.parametrize("key", ["intermediate_size", "ffn_multipliers"])
+@pytest.mark.parametrize("family", [None, "llama"])
+def test_widths_layer_by_layer_are_refused_even_with_a_family(registry, key, family):
+    told = f"^model_type 'llama' gives {key} as a list, a width for every layer; PTL prunes"
+    with pytest.raises(PTLError, match=told):
+        find_family(registry, {"model_type": "llama", key: [8, 8]}, family)

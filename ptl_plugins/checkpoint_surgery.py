@@ -1,0 +1,191 @@
+"""Cuts a plan out of a checkpoint folder, tensor by tensor, without torch and transformers.
+
+Whatever the model's size, memory holds two buffers of some MB; a tensor that stays whole is
+copied by the kernel. The new folder is bit-identical to cutting and saving the live model.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptl_plugins.checkpoint_config import pruned_config
+from ptl_plugins.durable import TEMPORARY_SUFFIX, new_folder, write_json
+from ptl_plugins.errors import PruneError
+from ptl_plugins.families import Family
+from ptl_plugins.plan_check import require_uniform
+from ptl_plugins.shard_layout import ShardLayout, index_json, shard_layouts
+from ptl_plugins.shards import INDEX_FILE, Checkpoint, open_checkpoint
+from ptl_plugins.tensor_copy import TensorCopier, write
+from ptl_plugins.tensor_cut import TensorCut, tensor_cuts
+from ptl_plugins.types import PrunePlan
+
+NewOutputs = Callable[[int], NDArray[Any]]
+"""Old index of a layer -> its new output matrix, [hidden, kept] in the stored dtype's bytes."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """One pruning, worked out; only bytes are left to move."""
+
+    checkpoint: Checkpoint
+    plan: PrunePlan
+    layouts: tuple[ShardLayout, ...]
+    config: Mapping[str, Any]
+    side_files: tuple[Path, ...]
+    extra: Mapping[str, Any]
+    new_outputs: NewOutputs | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights and side files; the JSON files are small change."""
+        sides = sum(file.stat().st_size for file in self.side_files)
+        return sides + sum(layout.num_bytes for layout in self.layouts)
+
+
+def prune_checkpoint(
+    source: Path,
+    out: Path,
+    family: Family,
+    plan: PrunePlan,
+    *,
+    side_files: Iterable[Path],
+    extra: Mapping[str, Any],
+    new_outputs: NewOutputs | None = None,
+) -> None:
+    """Write the model in `source`, less what `plan` names, to the new folder `out`.
+
+    The folder appears whole and on the disk, or not at all. Tensors keep their dtype, their file
+    and their order; files that lose every tensor go, and the others are renumbered. Of layers
+    that go nothing is read.
+
+    Args:
+        source: folder with `config.json` and safetensors.
+        out: folder that must not be there yet.
+        family: where the neurons and layers are.
+        plan: what goes; it was made for this model.
+        side_files: files that are copied unchanged, such as the tokenizer's.
+        extra: further JSON files by name, such as `ptl_pruning.json`.
+        new_outputs: gives the output matrix of each layer that stays, asked once per layer, in
+            place of the plain cut.
+
+    Raises:
+        PruneError: `out` is there, the checkpoint is broken or not the plan's, or the disk is
+            too small.
+    """
+    if os.path.lexists(out):
+        raise PruneError(f"{out}: is there already; remove it, or write to another folder")
+    checkpoint = open_checkpoint(source)
+    require_uniform(plan)
+    job = _Job(
+        checkpoint=checkpoint,
+        plan=plan,
+        config=pruned_config(checkpoint.config, family, plan),
+        layouts=shard_layouts(checkpoint, tensor_cuts(checkpoint, family, plan)),
+        side_files=tuple(side_files),
+        extra=extra,
+        new_outputs=new_outputs,
+    )
+    _require_space(job, out)
+    _carry_out(job, out)
+
+
+def _carry_out(job: _Job, out: Path) -> None:
+    temporary, whole = out.with_name(out.name + TEMPORARY_SUFFIX), False
+    try:
+        with new_folder(out) as folder:
+            _write(job, folder)
+            if os.path.lexists(out):  # new_folder would replace what came meanwhile
+                raise PruneError(f"{out}: came into being meanwhile; write to another folder")
+            whole = True
+    except OSError as error:
+        if whole and not temporary.exists():  # renamed, but who knows whether on the disk
+            shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _not_written(job, out, error) from error
+
+
+def _require_space(job: _Job, out: Path) -> None:
+    if job.num_bytes > _free_bytes(out):
+        raise _disk_full(job, out)
+
+
+def _free_bytes(out: Path) -> int:
+    present = next(parent for parent in out.absolute().parents if parent.is_dir())
+    return shutil.disk_usage(present).free
+
+
+def _disk_full(job: _Job, out: Path) -> PruneError:
+    return PruneError(
+        f"{out}: the disk is full: the pruned model needs {job.num_bytes} bytes, "
+        f"{_free_bytes(out)} are free; make room, or write to another disk"
+    )
+
+
+def _not_written(job: _Job, out: Path, error: OSError) -> PruneError:
+    if error.errno in DISK_FULL:
+        return _disk_full(job, out)
+    return PruneError(f"{out}: not written, nothing is left there: {error}")
+
+
+def _write(job: _Job, folder: Path) -> None:
+    for file in job.side_files:
+        shutil.copyfile(file, folder / file.name)
+    copier = TensorCopier()
+    for layout in job.layouts:
+        _write_shard(job, layout, folder / layout.file, copier)
+    if job.checkpoint.index is not None:
+        write_json(folder / INDEX_FILE, index_json(job.checkpoint, job.layouts))
+    write_json(folder / "config.json", job.config)
+    for name, value in job.extra.items():
+        write_json(folder / name, value)
+    _verify(folder, [cut for layout in job.layouts for cut in layout.cuts])
+
+
+def _write_shard(job: _Job, layout: ShardLayout, path: Path, copier: TensorCopier) -> None:
+    file = job.checkpoint.folder / layout.cuts[0].entry.file
+    with FileIO(file) as source, FileIO(path, "x") as target:
+        write(np.frombuffer(layout.header, np.uint8), target)
+        for cut in layout.cuts:
+            _write_tensor(job, cut, source, target, copier)
+        os.fsync(target.fileno())  # here an error of the disk still undoes everything
+
+
+def _write_tensor(
+    job: _Job, cut: TensorCut, source: FileIO, target: FileIO, copier: TensorCopier
+) -> None:
+    if cut.axis == 1 and cut.layer is not None and job.new_outputs is not None:
+        matrix = job.new_outputs(cut.layer)
+        assert matrix.nbytes == cut.num_bytes, f"{cut.name}: {matrix.shape} instead of {cut.shape}"
+        write(np.ascontiguousarray(matrix), target)
+    elif cut.shape == cut.entry.shape:
+        copier.whole(source, cut.entry, target)
+    elif cut.axis == 1:
+        copier.columns(source, cut.entry, _kept(job.plan, cut), target)
+    else:
+        copier.rows(source, cut.entry, _kept(job.plan, cut), target)
+
+
+def _kept(plan: PrunePlan, cut: TensorCut) -> NDArray[np.intp]:
+    """Return the ascending indices along the tensor's axis of neurons that stay."""
+    assert cut.layer is not None
+    stays = np.ones((cut.blocks, plan.width), dtype=np.bool_)
+    stays[:, list(plan.removed_neurons[cut.layer])] = False
+    return stays.reshape(-1).nonzero()[0]
+
+
+def _verify(folder: Path, cuts: Sequence[TensorCut]) -> None:
+    """Open the result again and hold names, dtypes and shapes against the plan."""
+    written = {e.name: (e.dtype, e.shape) for e in open_checkpoint(folder).tensors.values()}
+    planned = {cut.name: (cut.entry.dtype, cut.shape) for cut in cuts}
+    assert written == planned, f"{folder}: {set(written) ^ set(planned) or 'other shapes'}"

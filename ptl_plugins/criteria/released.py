@@ -1,0 +1,66 @@
+"""The rule of the authors' scripts, which differs from the paper's.
+
+They take three signals at the LAST token of each sequence, with their sign: the outputs of
+`gate_proj` and `up_proj`, and the input of `down_proj`. Per sequence, layer and signal the
+`top_n` smallest neurons form a set; a signal's candidates are those in the sets of ALL sequences;
+a neuron is a candidate when it is one of ANY signal. On a second corpus the `top_n` largest, by
+the same intersection and union, are protected.
+
+A neuron is among the `top_n` smallest of all sequences exactly when its largest rank over the
+sequences is below `top_n`. So the streaming maximum of the ranks holds the rule for every `top_n`
+at once: candidates are the neurons of importance < top_n (selector `threshold`), and where the
+scripts take the first by index, the other selectors take the lowest by rank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptl_plugins.criteria import Site, Statistic, StatisticCriterion
+from ptl_plugins.types import Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+SIGNALS: tuple[Site, ...] = ("gate", "up", "neuron")
+
+
+def _rank_from_smallest(signal: torch.Tensor) -> torch.Tensor:
+    """Return the largest rank over sequences, 0 = smallest: [sequences, width] to [width]."""
+    ranks = signal.argsort(dim=-1, stable=True).argsort(dim=-1)
+    return ranks.amax(dim=0).float()  # exact: ranks are far below 2^24
+
+
+def _rank_from_largest(signal: torch.Tensor) -> torch.Tensor:
+    return _rank_from_smallest(-signal)
+
+
+SMALLEST = tuple(
+    Statistic(name=f"{site}_last_rank_from_smallest", site=site, merge="max", tokens="last",
+              measure=_rank_from_smallest)
+    for site in SIGNALS
+)  # fmt: skip
+LARGEST = tuple(
+    Statistic(name=f"{site}_last_rank_from_largest", site=site, merge="max", tokens="last",
+              measure=_rank_from_largest)
+    for site in SIGNALS
+)  # fmt: skip
+
+
+def _least_rank(scores: Scores, statistics: tuple[Statistic, ...]) -> NDArray[np.float32]:
+    import numpy as np
+
+    ranks = [scores.statistics[statistic.name] for statistic in statistics]
+    least: NDArray[np.float32] = np.minimum.reduce(ranks)  # in any signal's set: a union
+    return least
+
+
+RELEASED = StatisticCriterion(
+    unit="neuron",
+    statistics=SMALLEST + LARGEST,
+    formula=lambda scores: _least_rank(scores, SMALLEST),
+    protects=lambda scores, top: _least_rank(scores, LARGEST) < top,
+)
+"""The authors' rule; the importance is the least `top_n` - 1 that makes a neuron a candidate."""

@@ -1,0 +1,55 @@
+"""The protect set: neurons that a second corpus needs are never removed.
+
+The authors protect what general English uses most. Here every neuron criterion can do so: the
+second corpus is profiled for the same statistics, and the `top` neurons of a layer that are most
+important there get an infinite importance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptl_plugins.errors import PruneError
+from ptl_plugins.types import Criterion, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def spare_protected(
+    importance: NDArray[np.float32], criterion: Criterion, scores: Scores, top: int
+) -> NDArray[np.float32]:
+    """Return `importance` [layers, width], infinite where the second corpus protects a neuron.
+
+    Raises:
+        PruneError: the scores hold no second corpus, or nothing would be left to cut.
+    """
+    import numpy as np
+
+    if scores.protect is None:
+        raise PruneError(
+            f"{top} neurons per layer shall be protected, but the scores hold no protect set; "
+            "profile with a second corpus"
+        )
+    if top >= scores.width:
+        raise PruneError(f"{top} of {scores.width} neurons per layer shall be protected: all")
+    return np.where(protected(criterion, scores.protect, top), np.float32(np.inf), importance)
+
+
+def protected(criterion: Criterion, scores: Scores, top: int) -> NDArray[np.bool_]:
+    """Return [layers, width]: the `top` neurons of each layer that `scores` need most.
+
+    A criterion with a rule of its own (`protects`) decides by that.
+    """
+    import numpy as np
+
+    rule = getattr(criterion, "protects", None)
+    if rule is not None:
+        return np.asarray(rule(scores, top))
+    importance = np.asarray(criterion.importance(scores))
+    # the last of a stable ascending order: of equals the later goes first under the cut as well
+    order = importance.argsort(axis=-1, kind="stable")[:, importance.shape[-1] - top :]
+    mask = np.zeros(importance.shape, dtype=bool)
+    np.put_along_axis(mask, order, True, axis=-1)
+    return mask

@@ -1,0 +1,112 @@
+"""Refits `down_proj` in closed form when neurons go, so that the layer's output changes least.
+
+Ridge regression on the calibration second moments H = X^T X, k the kept and r the removed:
+
+    W_new = (H_kk + lambda I)^-1 (H_k: W^T + lambda W_k^T), transposed
+          = W_k + [(H_kk + lambda I)^-1 H_kr W_r^T]^T
+
+The second form is what is computed: it is the same, exact where nothing is removed, and goes to
+the plain cut as lambda grows. This is PTL's own, not the paper's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from ptl_plugins.errors import PruneError
+from ptl_plugins.families import Family
+from ptl_plugins.live import decoder_layers, ffn_output
+from ptl_plugins.ranks import Ranks
+from ptl_plugins.second_moments import MomentFolder
+from ptl_plugins.types import PrunePlan
+
+RIDGE = 1e-2
+"""lambda as a share of the mean of H's diagonal."""
+GROWTH = 10.0
+MAX_RIDGE = 1e4
+logger = logging.getLogger(__name__)
+
+
+def refitted(
+    weight: torch.Tensor,
+    moment: torch.Tensor,
+    removed: Sequence[int],
+    *,
+    name: str = "down_proj",
+    ridge: float = RIDGE,
+) -> torch.Tensor:
+    """Return the output matrix for the kept neurons, fp32 [hidden, kept].
+
+    Args:
+        weight: [hidden, width], any float dtype; its device does the work.
+        moment: fp32 [width, width], H of the same neurons.
+        removed: indices of the neurons that go.
+        name: what the log calls it.
+        ridge: lambda as a share of the mean diagonal; grows tenfold where H_kk + lambda I is not
+            positive definite, as the log then says.
+
+    Raises:
+        PruneError: the moment is not finite, so no lambda helps.
+    """
+    keep = torch.ones(weight.shape[1], dtype=torch.bool)
+    keep[list(removed)] = False
+    kept = keep.nonzero().flatten().to(weight.device)
+    gone = (~keep).nonzero().flatten().to(weight.device)
+    moment = moment.to(weight.device)
+    plain = weight.index_select(1, kept).float()
+    rows = moment.index_select(0, kept)
+    lost = rows.index_select(1, gone) @ weight.index_select(1, gone).float().T
+    change = _solve(rows.index_select(1, kept), lost, moment.diagonal().mean(), name, ridge)
+    return plain + change.T
+
+
+def _solve(
+    matrix: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, name: str, ridge: float
+) -> torch.Tensor:
+    """Return (matrix + lambda I)^-1 right, with the least lambda that works."""
+    share, diagonal = ridge, matrix.diagonal().clone()
+    if not float(scale) > 0:  # no neuron was ever active: nothing is lost
+        return torch.zeros_like(right)
+    while share <= MAX_RIDGE:
+        matrix.diagonal().copy_(diagonal + share * scale)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not int(failed):
+            solution = torch.cholesky_solve(right, factor)
+            if bool(solution.isfinite().all()):
+                return solution
+        logger.warning(
+            "%s: second moments are ill-conditioned at lambda %.0e of their mean; trying %.0e",
+            name,
+            share,
+            share * GROWTH,
+        )
+        share *= GROWTH
+    raise PruneError(f"{name}: its second moments are not finite; profile again")
+
+
+@torch.no_grad()
+def refit_live(
+    model: PreTrainedModel, family: Family, plan: PrunePlan, moments: MomentFolder, ranks: Ranks
+) -> None:
+    """Write the refitted columns into a live model that is about to lose `plan`'s neurons.
+
+    The main rank reads and solves, one layer at a time; the others get its columns.
+    """
+    for index, layer in enumerate(decoder_layers(model, family)):
+        if index in plan.removed_layers:
+            continue
+        weight, removed = ffn_output(layer, family).weight, plan.removed_neurons[index]
+        keep = torch.ones(plan.width, dtype=torch.bool)
+        keep[list(removed)] = False
+        columns = keep.nonzero().flatten().to(weight.device)
+        new = torch.zeros(weight.shape[0], len(columns), device=weight.device)
+        if ranks.rank == 0:
+            moment = moments.read(index, plan.width)
+            name = f"layer {index}, {family.ffn_output}"
+            new = refitted(weight.data, moment, removed, name=name)
+        ranks.merge(new, "sum")
+        weight.data[:, columns] = new.to(weight.dtype)

@@ -1,0 +1,127 @@
+"""Selectors: how the amount of a cut is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ptl_plugins.errors import PruneError
+from ptl_plugins.geometry import Geometry
+from ptl_plugins.types import Cut, CutRequest, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """`amount` is a whole number of neurons per layer, or of layers."""
+
+    def check(self, cut: Cut) -> str | None:
+        """Return what is wrong with the amount, or None."""
+        whole = float(cut.amount).is_integer()
+        return None if whole else f"{cut.amount} is not a whole number (selector 'count')"
+
+    def count(self, request: CutRequest) -> int:
+        """Return the amount."""
+        return int(request.cut.amount)
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """`amount` is a fraction of the original width, or of the original number of layers."""
+
+    def check(self, cut: Cut) -> str | None:
+        """Return what is wrong with the amount, or None."""
+        return None if cut.amount < 1 else f"{cut.amount} is not below 1 (selector 'fraction')"
+
+    def count(self, request: CutRequest) -> int:
+        """Return the fraction of the original size, rounded to the nearest whole number."""
+        size = size_of(request.original, request.cut.unit)
+        return math.floor(request.cut.amount * size + 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """`amount` is sigma of Eq. 4 and 6: what is above it is never cut.
+
+    The width stays uniform, so every layer loses as many neurons as the layer with the fewest
+    candidates has (importance <= sigma). Of layers, all candidates go.
+    """
+
+    def check(self, cut: Cut) -> str | None:
+        """Any amount is a threshold."""
+        return None
+
+    def count(self, request: CutRequest) -> int | None:
+        """Return the number of candidates, or None before the importances are known."""
+        if request.importance is None:
+            return None
+        candidates = (request.importance <= request.cut.amount).sum(axis=-1)
+        return int(candidates.min())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """`amount` is what shall be left: a ratio of the original below 1, or a number.
+
+    The rounds of a phase share the way there equally. The target is met, not missed by a
+    little: the width is rounded down, also to `multiple_of`.
+    """
+
+    name: str
+    quantity: str
+    """The property of `Geometry` that is meant."""
+    absolute: bool
+    """Whether a number of 1 or more is understood, such as 5B."""
+
+    def check(self, cut: Cut) -> str | None:
+        """Return what is wrong with the amount, or None."""
+        if 0 < cut.amount < 1 or (self.absolute and cut.amount >= 1000):
+            return None
+        allowed = "a ratio of the original between 0 and 1"
+        allowed += ", or a number of parameters such as 5B" if self.absolute else ""
+        return f"{cut.amount:g} is not {allowed} (selector '{self.name}')"
+
+    def count(self, request: CutRequest) -> int:
+        """Return this round's share of what has to go.
+
+        Raises:
+            PruneError: cutting this unit alone cannot reach the target.
+        """
+        cut, present = request.cut, request.present
+        wanted = cut.amount
+        if cut.amount < 1:
+            wanted *= self._value(request.original)
+        # the quantity is linear in the size, so two sizes tell its slope
+        start, step = (self._value(resized(present, cut.unit, size)) for size in (0, 1))
+        left = math.floor((wanted - start) / (step - start))
+        if cut.unit == "neuron":
+            left = left // request.multiple_of * request.multiple_of
+        if left < 1:
+            least = self._value(resized(present, cut.unit, 1))
+            raise PruneError(
+                f"{self.name} {cut.amount:g} cannot be reached by cutting {cut.unit}s alone: one "
+                f"{cut.unit} would still leave {least:.4g}, and {wanted:.4g} are asked for"
+            )
+        way = max(0, size_of(present, cut.unit) - left)
+        return -(-way // cut.rounds_left)
+
+    def _value(self, geometry: Geometry) -> float:
+        return float(getattr(geometry, self.quantity))
+
+
+PARAMETERS = Target(name="parameters", quantity="num_parameters", absolute=True)
+"""All parameters, tied embeddings counted once."""
+
+FLOPS = Target(name="flops", quantity="flops_per_token", absolute=False)
+"""FLOPs per token, the lm_head counted."""
+
+
+def size_of(geometry: Geometry, unit: Unit) -> int:
+    """Return the width, or the number of layers."""
+    return geometry.width if unit == "neuron" else geometry.num_layers
+
+
+def resized(geometry: Geometry, unit: Unit, size: int) -> Geometry:
+    """Return `geometry` with another width, or another number of layers."""
+    if unit == "neuron":
+        return geometry.after(width=size, num_layers=geometry.num_layers)
+    return geometry.after(width=geometry.width, num_layers=size)
