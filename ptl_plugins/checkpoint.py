@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,10 @@ from ptl_plugins.durable import new_folder, write_json
 from ptl_plugins.families import Family
 from ptl_plugins.live import stored_weights
 from ptl_plugins.model_config import read_config
+from ptl_plugins.side_files import side_files
 from ptl_plugins.types import Subject
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-HUB_SIDE_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
 GENERATION_CONFIG = "generation_config.json"
-
-
-def side_files(original: str) -> Iterator[Path]:
-    """Yield the files of the original that a pruned checkpoint carries over unchanged."""
-    folder = Path(original).expanduser()
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(original, allow_patterns=list(HUB_SIDE_FILES)))
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and not _is_own(file.name):
-            yield file
-
-
-def _is_own(name: str) -> bool:
-    """Whether a file describes the weights themselves, which are written anew."""
-    weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
-    return weights or name.startswith(".") or name in ("config.json", "ptl_pruning.json")
 
 
 def save_live(subject: Subject, folder: Path, *, original: str, extra: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import cast
 
@@ -11,6 +12,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptl_plugins.families import Family
+
+
+def accelerator() -> torch.device:
+    """Return this rank's accelerator, or the CPU where there is none."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None or device.type == "mps":  # mps lacks float64 counts
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.accelerator.set_device_index(index)
+    return torch.device(device.type, index)
 
 
 def decoder_layers(model: PreTrainedModel, family: Family) -> nn.ModuleList:

@@ -8,6 +8,9 @@ from typing import Any
 
 from ptl_plugins.errors import PTLError
 
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
+"""What is asked of the hub: weights in one format, and the side files."""
+
 
 def read_config(model: str) -> dict[str, Any]:
     """Return the config of a checkpoint folder or of a hub model.
@@ -39,6 +42,27 @@ def config_path(model: str) -> Path:
     if looks_like_path(model):
         raise PTLError(f"model '{model}': no such folder")
     return _cached(model)
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder of a checkpoint: the given one, or a hub model's in the cache.
+
+    Raises:
+        PTLError: it is no folder with a config, and the hub does not give the model.
+    """
+    if Path(model).expanduser().is_dir():
+        return config_path(model).parent
+    if looks_like_path(model):
+        raise PTLError(f"model '{model}': no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
+    except Exception as error:  # every failure of the hub means the same to the user
+        raise PTLError(
+            f"model '{model}': no such folder, and the hub did not give it "
+            f"({type(error).__name__}); check the name, or give a local folder"
+        ) from error
 
 
 def looks_like_path(model: str) -> bool:

@@ -75,11 +75,13 @@ def profile(
         tallies = [*first, moment] if moment else first
         done = journal.restore(tallies) if tallies else None
         if done is None and moment and first and journal.restore(first) == len(batches):
-            tallies = [moment]  # the statistics are complete, and so were the layers before
+            tallies = [moment]  # the statistics are complete
+            done = journal.restore(tallies)
         if tallies:
             _run(model, family, batches, tallies, journal, done or 0)
         if moment and moments:
             moments.write(moment.totals, ranks)
+            moment.totals.clear()  # the next group needs the memory
         first = []
     return tally.scores(ranks)
 

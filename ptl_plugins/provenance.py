@@ -29,8 +29,8 @@ class Provenance:
     history: tuple[Mapping[str, Any], ...] = ()
     """One entry per cut: criteria, digest of the scores, shape before and after."""
 
-    def after(self, plan: PrunePlan) -> Provenance:
-        """Return the provenance after `plan` was carried out."""
+    def after(self, plan: PrunePlan, parent: Mapping[str, str] | None = None) -> Provenance:
+        """Return the provenance after `plan` was carried out on the checkpoint `parent`."""
         gone = [set(row) for row in plan.removed_neurons] or [set()] * plan.num_layers
         kept = [i for i in range(plan.num_layers) if i not in set(plan.removed_layers)]
         return Provenance(
@@ -38,7 +38,7 @@ class Provenance:
             neurons=tuple(
                 tuple(n for j, n in enumerate(self.neurons[i]) if j not in gone[i]) for i in kept
             ),
-            history=(*self.history, _entry(plan)),
+            history=(*self.history, _entry(plan, parent)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -77,8 +77,9 @@ def read_latest(run: RunFolder, index: int, shape: Mapping[str, int]) -> Provena
     return untouched(num_layers=shape["num_layers"], width=shape["width"])
 
 
-def _entry(plan: PrunePlan) -> dict[str, Any]:
+def _entry(plan: PrunePlan, parent: Mapping[str, str] | None) -> dict[str, Any]:
     return {
+        "parent": dict(parent or {}),
         "criteria": dict(plan.criteria),
         "scores_digest": plan.scores_digest,
         "layers": [plan.num_layers, plan.new_num_layers],

@@ -28,6 +28,7 @@ def choose(
     registry: Registry,
     *,
     original: Geometry,
+    present: Geometry | None = None,
     multiple_of: int = 1,
     protect_top: int = 0,
     digest: str = "",
@@ -39,6 +40,7 @@ def choose(
         scores: statistics of the model as it is.
         registry: where criteria and selectors are found by name.
         original: what fractions and targets refer to.
+        present: the sizes before the cuts, where they are not those of the scores.
         multiple_of: the width that stays is a multiple of it.
         protect_top: neurons per layer that the second corpus protects; it needs
             `scores.protect`.
@@ -47,7 +49,7 @@ def choose(
     Raises:
         PruneError: a cut asks for more than there is, or scores are not finite.
     """
-    present = original.after(width=scores.width, num_layers=scores.num_layers)
+    present = present or original.after(width=scores.width, num_layers=scores.num_layers)
     removed: dict[str, Any] = {"neuron": (), "layer": ()}
     for cut in cuts:
         importance = _importance(cut, scores, registry, protect_top)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.markers import hookimpl
-from ptl_plugins.run_folder import SCORES
+from ptl_plugins.run_folder import MODEL, SCORES
 from ptl_plugins.types import (
     EvalResult,
     ProtectSpec,
@@ -177,4 +177,11 @@ def _note_provenance(ctx: RoundContext, plan: PrunePlan) -> None:
 
     shape = {"num_layers": plan.num_layers, "width": plan.width}
     before = read_latest(ctx.run, ctx.spec.index - 1, shape)
-    ctx.run.write(ctx.folder / FILE, before.after(plan).to_json())
+    ctx.run.write(ctx.folder / FILE, before.after(plan, _parent(ctx)).to_json())
+
+
+def _parent(ctx: RoundContext) -> dict[str, str]:
+    """Name the checkpoint that the round started from."""
+    if ctx.spec.index == 1:
+        return {"model": ctx.recipe.model}
+    return {"model": f"{ctx.run.round_folder(ctx.spec.index - 1).name}/{MODEL}"}

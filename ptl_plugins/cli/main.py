@@ -6,7 +6,16 @@ import sys
 
 import typer
 
-from ptl_plugins.cli import doctor, ls, plan, quickstart, train_llamafactory, validate
+from ptl_plugins.cli import (
+    doctor,
+    ls,
+    plan,
+    profile,
+    prune,
+    quickstart,
+    train_llamafactory,
+    validate,
+)
 from ptl_plugins.errors import USER_ERROR_EXIT_CODE, PTLError
 
 app = typer.Typer(
@@ -17,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (plan, validate, ls, doctor, train_llamafactory, quickstart):
+for command in (plan, validate, profile, prune, ls, doctor, train_llamafactory, quickstart):
     command.add_to(app)
 
 

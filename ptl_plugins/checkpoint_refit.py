@@ -1,0 +1,47 @@
+"""Refits the output matrices of a checkpoint, one layer at a time, while it is being cut."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from ptl_plugins.checkpoint_surgery import NewOutputs
+from ptl_plugins.families import Family
+from ptl_plugins.live import accelerator
+from ptl_plugins.refit import refitted
+from ptl_plugins.second_moments import MomentFolder
+from ptl_plugins.shards import Checkpoint
+from ptl_plugins.types import PrunePlan
+
+
+def refitted_outputs(
+    checkpoint: Checkpoint, family: Family, plan: PrunePlan, moments: Path, model_digest: str
+) -> NewOutputs:
+    """Return what gives a layer's refitted output matrix, for `prune_checkpoint`.
+
+    The same arithmetic as on a live model, so on one device the same bits.
+
+    Raises:
+        PruneError: a layer's moments are missing, or of another model.
+    """
+    folder = MomentFolder(path=moments, about={"model_digest": model_digest})
+    for layer in set(range(plan.num_layers)) - set(plan.removed_layers):
+        folder.require(layer)  # before anything is written
+    device = accelerator()
+
+    @torch.inference_mode()
+    def new_output(layer: int) -> NDArray[Any]:
+        name = f"{family.layers}.{layer}.{family.ffn_output}.weight"
+        entry = checkpoint.tensors[name]
+        with safe_open(os.fspath(entry.file), framework="pt") as file:
+            weight: torch.Tensor = file.get_tensor(name)
+        moment = folder.read(layer, plan.width)
+        new = refitted(weight.to(device), moment, plan.removed_neurons[layer], name=name)
+        return new.to(weight.dtype).cpu().contiguous().view(torch.uint8).numpy()
+
+    return new_output

@@ -1,0 +1,277 @@
+"""`ptl profile` without its command line: a checkpoint and a corpus become a scores file."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptl_plugins.errors import PruneError, PTLError
+from ptl_plugins.families import Family, find_family
+from ptl_plugins.model_config import model_folder, read_config
+from ptl_plugins.ranks import Ranks, require_equal
+from ptl_plugins.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ptl_plugins.calibration import Batches
+    from ptl_plugins.criteria import Statistic
+    from ptl_plugins.profile_journal import FileJournal
+    from ptl_plugins.types import Scores
+
+Report = Callable[[str, int, int], None]
+"""(what is running, batches done, batches in all)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileRequest:
+    """What to profile, and on which text."""
+
+    model: str
+    data: str
+    out: Path
+    samples: int = 128
+    max_length: int = 1024
+    batch_tokens: int = 2048
+    second_moments: Path | None = None
+    protect: str | None = None
+    column: str = "text"
+    template: str | None = None
+    split: str = "train"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """A request with its model, its tokens and its digests."""
+
+    request: ProfileRequest
+    folder: Path
+    family: Family
+    sequences: Sequence[Sequence[int]]
+    protected: Sequence[Sequence[int]]
+    statistics: Sequence[Statistic]
+    about: dict[str, str]
+    ranks: Ranks
+    report: Report
+
+
+def run_profile(
+    request: ProfileRequest, registry: Registry, ranks: Ranks, report: Report
+) -> tuple[Scores, bool]:
+    """Profile the model and write the scores; return them and whether they were there already.
+
+    The same request again goes on where a killed one was, or finds its work done.
+
+    Raises:
+        PTLError: model or data cannot be used, or `out` holds other scores.
+    """
+    folder = model_folder(request.model)
+    config = read_config(str(folder))
+    if config.get("quantization_config"):
+        raise PTLError(f"model '{request.model}' is quantised; give the full-precision one")
+    family = find_family(registry, config)
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    work = _prepare(request, folder, family, registry, ranks, report)
+    require_equal(ranks, repr(work.about), "model and data")
+    earlier = _earlier_scores(work)
+    scores = _gather(work, earlier)
+    if ranks.rank == 0 and earlier is None:
+        from ptl_plugins.scores_file import write_scores
+
+        write_scores(request.out, scores, work.about)
+    ranks.barrier()
+    for name in ("", "protect"):
+        _journal(work, name).close()
+    _protect_file(request.out).unlink(missing_ok=True)
+    return scores, earlier is not None
+
+
+def _prepare(
+    request: ProfileRequest,
+    folder: Path,
+    family: Family,
+    registry: Registry,
+    ranks: Ranks,
+    report: Report,
+) -> _Work:
+    from ptl_plugins.criteria import needed_statistics
+    from ptl_plugins.model_digest import model_digest
+    from ptl_plugins.shards import open_checkpoint
+    from ptl_plugins.text_data import data_digest
+
+    digest = model_digest(open_checkpoint(folder))
+    tokenizer = _tokenizer(folder)
+    sequences = _sequences(request, request.data, tokenizer)
+    protected = _sequences(request, request.protect, tokenizer) if request.protect else []
+    about = {"model_digest": digest, "data_digest": data_digest(sequences)}
+    if request.protect:
+        about["protect_digest"] = data_digest(protected)
+    return _Work(
+        request=request,
+        folder=folder,
+        family=family,
+        sequences=sequences,
+        protected=protected,
+        statistics=needed_statistics([c for _, c in registry.criteria.items()]),
+        about=about,
+        ranks=ranks,
+        report=report,
+    )
+
+
+def _sequences(
+    request: ProfileRequest, data: str, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    from ptl_plugins.text_data import encode_texts, read_texts
+
+    own = data == request.data  # column and template are those of the main corpus
+    texts = read_texts(
+        data,
+        column=request.column if own else "text",
+        template=request.template if own else None,
+        split=request.split if own else "train",
+        number=request.samples,
+        seed=request.seed,
+    )
+    return encode_texts(texts, tokenizer, max_length=request.max_length)
+
+
+def _earlier_scores(work: _Work) -> Scores | None:
+    """Return the scores that are in `out` already.
+
+    Raises:
+        PruneError: they are of another model or other data.
+    """
+    from ptl_plugins.scores_file import read_scores
+
+    out = work.request.out
+    if not out.exists():
+        return None
+    scores, about = read_scores(out)
+    missing = [s.name for s in work.statistics if s.name not in scores.statistics]
+    different = sorted(k for k in work.about | about if work.about.get(k) != about.get(k))
+    if missing or different:
+        what = f"another {different[0]}" if different else f"no statistic '{missing[0]}'"
+        raise PruneError(
+            f"{out}: holds scores already, with {what}; name another file with --out, or remove it"
+        )
+    return scores
+
+
+def _gather(work: _Work, earlier: Scores | None) -> Scores:
+    from ptl_plugins.profiling import profile
+    from ptl_plugins.second_moments import MomentFolder
+
+    request, moments = work.request, None
+    if request.second_moments:
+        keys = ("model_digest", "data_digest")
+        about = {key: work.about[key] for key in keys}
+        moments = MomentFolder(path=request.second_moments, about=about)
+    if earlier is not None and moments is None:
+        return earlier
+    model = _load(work.folder)
+    protect = _protect_scores(work, model) if work.protected and earlier is None else None
+    scores = profile(
+        model,
+        work.family,
+        _batches(work, model, work.sequences),
+        work.statistics if earlier is None else (),
+        work.ranks,
+        moments=moments,
+        journal=_journal(work, ""),
+    )
+    return earlier or replace(scores, protect=protect)
+
+
+def _protect_scores(work: _Work, model: PreTrainedModel) -> Scores:
+    """Profile the second corpus, or take what a killed try had finished of it."""
+    from ptl_plugins.profiling import profile
+    from ptl_plugins.scores_file import read_scores, write_scores
+
+    path = _protect_file(work.request.out)
+    with suppress(PruneError):  # not there, or not whole
+        scores, about = read_scores(path)
+        if about == work.about:
+            return scores
+    statistics = [s for s in work.statistics if s.site != "layer"]
+    batches, journal = _batches(work, model, work.protected), _journal(work, "protect")
+    scores = profile(model, work.family, batches, statistics, work.ranks, journal=journal)
+    if work.ranks.rank == 0:
+        write_scores(path, scores, work.about)
+    work.ranks.barrier()
+    return scores
+
+
+def _protect_file(out: Path) -> Path:
+    return out.with_name(out.name + ".protect.ptl-part")
+
+
+def _journal(work: _Work, name: str) -> FileJournal:
+    from ptl_plugins.profile_journal import FileJournal
+
+    out, ranks = work.request.out, work.ranks
+    layout = {"batch_tokens": str(work.request.batch_tokens), "ranks": str(ranks.size)}
+    return FileJournal(
+        out.with_name(f"{out.name}.{name}{ranks.rank}.ptl-part"),
+        work.about | layout,
+        report=lambda done, total: work.report(name or "profile", done, total),
+    )
+
+
+def _batches(work: _Work, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Batches:
+    from ptl_plugins.calibration import Batches
+
+    share = sorted(sequences, key=len, reverse=True)[work.ranks.rank :: work.ranks.size]
+    device = next(model.parameters()).device
+    return Batches(share, batch_tokens=work.request.batch_tokens, device=device)
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # whatever fails in there, the user has to mend the folder
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise PTLError(
+            f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
+        ) from error
+    return tokenizer
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from ptl_plugins.live import accelerator
+
+    device = accelerator()
+    if device.type == "cpu":
+        keep_freed_memory()
+    logging.disable_progress_bar()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model.to(device)  # type: ignore[arg-type]
+    return model
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory instead of handing it back to the system after each layer.
+
+    A batch's activations are tens of megabytes; by default each is mapped, zeroed page by page
+    and unmapped again, which costs about a seventh of a CPU's forward pass.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's names, from malloc.h."""

@@ -1,0 +1,172 @@
+"""`ptl prune` without its command line: scores and amounts become a smaller checkpoint.
+
+Without a refit neither torch nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ptl_plugins.checkpoint_surgery import NewOutputs, prune_checkpoint
+from ptl_plugins.errors import PruneError, PTLError
+from ptl_plugins.families import Family, find_family
+from ptl_plugins.geometry import Geometry, geometry
+from ptl_plugins.model_config import model_folder
+from ptl_plugins.model_digest import model_digest
+from ptl_plugins.provenance import FILE, Provenance, untouched
+from ptl_plugins.registry import Registry
+from ptl_plugins.scores_file import digest, read_scores
+from ptl_plugins.selection import choose
+from ptl_plugins.shards import Checkpoint, open_checkpoint
+from ptl_plugins.side_files import side_files
+from ptl_plugins.types import Cut, PrunePlan, Scores
+
+PROTECT_SHARE = 0.05
+"""Of the width, what a protect set in the scores protects unless told otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruneRequest:
+    """What to cut from which checkpoint."""
+
+    model: str
+    out: Path
+    scores: Path | None
+    cuts: tuple[Cut, ...]
+    drop_layers: tuple[int, ...] = ()
+    """Layers that go whatever their importance, as indices into this model."""
+    multiple_of: int = 1
+    protect_top: int | None = None
+    refit: Path | None = None
+    """Folder of second moments."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pruned:
+    """What came out."""
+
+    plan: PrunePlan
+    before: Geometry
+    after: Geometry
+
+
+def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
+    """Write the pruned checkpoint to `request.out`, whole or not at all.
+
+    Raises:
+        PTLError: the model, the scores or the amounts cannot be used; nothing is written.
+    """
+    if request.out.exists():
+        raise PruneError(f"{request.out}: is there already; remove it, or name another folder")
+    folder = model_folder(request.model)
+    checkpoint = open_checkpoint(folder)
+    family = find_family(registry, checkpoint.config)
+    before = geometry(checkpoint.config, family)
+    parent = model_digest(checkpoint)
+    plan = _plan(request, registry, before, parent)
+    refit = request.refit if plan.removed_neurons else None
+    prune_checkpoint(
+        folder,
+        request.out,
+        family,
+        plan,
+        side_files=side_files(str(folder)),
+        extra={FILE: _provenance(folder, plan, request.model, parent)},
+        new_outputs=_refitted(checkpoint, family, plan, refit, parent) if refit else None,
+    )
+    after = before.after(width=plan.new_width, num_layers=plan.new_num_layers)
+    return Pruned(plan=plan, before=before, after=after)
+
+
+def _plan(request: PruneRequest, registry: Registry, before: Geometry, parent: str) -> PrunePlan:
+    scores = _scores(request, before, parent)
+    top = request.protect_top
+    if top is None:
+        top = int(before.width * PROTECT_SHARE) if scores.protect else 0
+    dropped = _dropped(request.drop_layers, before)
+    plan = choose(
+        request.cuts,
+        scores,
+        registry,
+        original=before,
+        present=before.after(width=before.width, num_layers=before.num_layers - len(dropped)),
+        multiple_of=request.multiple_of,
+        protect_top=top,
+        digest=digest(scores) if request.scores else "",
+    )
+    if dropped:
+        criteria = {**plan.criteria, "layer": "named"}
+        plan = replace(plan, removed_layers=dropped, criteria=criteria)
+    if not plan.removed_neurons and not plan.removed_layers:
+        raise PruneError(_nothing(request.cuts, request.multiple_of))
+    return plan
+
+
+def _nothing(cuts: Sequence[Cut], multiple_of: int) -> str:
+    asked = ", ".join(f"{cut.selector} {cut.amount:g} ({cut.unit}s)" for cut in cuts)
+    rounded = f", or multiple_of {multiple_of} rounds it away" if multiple_of > 1 else ""
+    return f"nothing would be removed: {asked} comes to none{rounded}; change the amount"
+
+
+def _scores(request: PruneRequest, before: Geometry, parent: str) -> Scores:
+    """Read the scores and hold them against the model.
+
+    Raises:
+        PruneError: they are of another model.
+    """
+    if request.scores is None:
+        return Scores(
+            statistics={},
+            num_layers=before.num_layers,
+            width=before.width,
+            num_tokens=0,
+            num_sequences=0,
+        )
+    scores, about = read_scores(request.scores)
+    if about.get("model_digest") != parent:
+        raise PruneError(
+            f"{request.scores}: are scores of another model (model_digest "
+            f"{str(about.get('model_digest'))[:12]}, this model's is {parent[:12]}); "
+            f"profile this one: ptl profile {request.model}"
+        )
+    return scores
+
+
+def _dropped(layers: Sequence[int], before: Geometry) -> tuple[int, ...]:
+    outside = [layer for layer in layers if not 0 <= layer < before.num_layers]
+    if outside or len(set(layers)) != len(layers):
+        wrong = outside[0] if outside else next(i for i in layers if list(layers).count(i) > 1)
+        raise PruneError(
+            f"--drop-layers {wrong}: is not allowed; give each layer once, from 0 to "
+            f"{before.num_layers - 1}"
+        )
+    if len(layers) == before.num_layers:
+        raise PruneError("--drop-layers names every layer; at least one has to stay")
+    return tuple(sorted(layers))
+
+
+def _provenance(folder: Path, plan: PrunePlan, model: str, parent: str) -> dict[str, Any]:
+    """Compose the plan with where the model's own neurons and layers came from."""
+    path = folder / FILE
+    before = untouched(num_layers=plan.num_layers, width=plan.width)
+    if path.is_file():
+        try:
+            before = Provenance.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise PTLError(f"{path}: cannot be read as provenance ({error}); remove it") from error
+        shape = {len(before.layers), len(before.neurons)}, {len(row) for row in before.neurons}
+        if shape != ({plan.num_layers}, {plan.width}):
+            raise PTLError(f"{path}: is not of this model, whose shape is another; remove it")
+    return before.after(plan, parent={"model": model, "digest": parent}).to_json()
+
+
+def _refitted(
+    checkpoint: Checkpoint, family: Family, plan: PrunePlan, moments: Path, parent: str
+) -> NewOutputs:
+    from ptl_plugins.checkpoint_refit import refitted_outputs
+
+    return refitted_outputs(checkpoint, family, plan, moments, parent)
