@@ -1,4 +1,4 @@
-"""Loss of worked answers after a cut without any training: which rule hurts least, with and without refit.
+"""Loss of worked answers after a cut without any training: by rule, with and without refit.
 
 Needs a model folder and GSM8K as jsonl (`question`, `answer`), neither of which is shipped:
 
@@ -170,13 +170,19 @@ def output_errors(
         old, new = ffn_output(layer, family), ffn_output(other, family).weight.float()
         gone = list(plan.removed_neurons[index])
 
-        def see(module, inputs, i=index, old=old, new=new, gone=gone):  # type: ignore[no-untyped-def]
+        def see(
+            module: torch.nn.Module,
+            inputs: tuple[torch.Tensor, ...],
+            i: int = index,
+            old: torch.Tensor = old.weight.float(),
+            new: torch.Tensor = new,
+            gone: list[int] = gone,
+        ) -> None:
             act = inputs[0].reshape(-1, plan.width).float()
             cut = act.clone()
             cut[:, gone] = 0
-            truth = act @ old.weight.float().T
-            plain[i] += float((cut @ old.weight.float().T - truth).square().sum())
-            refit[i] += float((cut @ new.T - truth).square().sum())
+            plain[i] += float((cut @ old.T - act @ old.T).square().sum())
+            refit[i] += float((cut @ new.T - act @ old.T).square().sum())
 
         handles.append(old.register_forward_pre_hook(see))
     for ids in sequences:

@@ -158,7 +158,6 @@ def _write_shard(job: _Job, layout: ShardLayout, path: Path, copier: TensorCopie
         write(np.frombuffer(layout.header, np.uint8), target)
         for cut in layout.cuts:
             _write_tensor(job, cut, source, target, copier)
-        os.fsync(target.fileno())  # here an error of the disk still undoes everything
 
 
 def _write_tensor(

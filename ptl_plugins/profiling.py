@@ -74,8 +74,9 @@ def profile(
         moment = MomentTally(model, family, group) if group else None
         tallies = [*first, moment] if moment else first
         done = journal.restore(tallies) if tallies else None
-        if done is None and moment and first and journal.restore(first) == len(batches):
-            tallies = [moment]  # the statistics are complete
+        if done is None and moment and (kept := journal.restore(first) if first else None):
+            _run(model, family, batches, first, journal, kept)  # most often they are complete
+            tallies = [moment]
             done = journal.restore(tallies)
         if tallies:
             _run(model, family, batches, tallies, journal, done or 0)

@@ -52,6 +52,8 @@ def refitted(
     Raises:
         PruneError: the moment is not finite, so no lambda helps.
     """
+    if not bool(moment.isfinite().all()):
+        raise PruneError(f"{name}: its second moments are not finite; profile again")
     keep = torch.ones(weight.shape[1], dtype=torch.bool)
     keep[list(removed)] = False
     kept = keep.nonzero().flatten().to(weight.device)
@@ -71,13 +73,15 @@ def _solve(
     share, diagonal = ridge, matrix.diagonal().clone()
     if not float(scale) > 0:  # no neuron was ever active: nothing is lost
         return torch.zeros_like(right)
-    while share <= MAX_RIDGE:
+    while True:
         matrix.diagonal().copy_(diagonal + share * scale)
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if not int(failed):
             solution = torch.cholesky_solve(right, factor)
             if bool(solution.isfinite().all()):
                 return solution
+        if share >= MAX_RIDGE:
+            raise PruneError(f"{name}: no ridge up to {share:.0e} helps; profile again")
         logger.warning(
             "%s: second moments are ill-conditioned at lambda %.0e of their mean; trying %.0e",
             name,
@@ -85,7 +89,6 @@ def _solve(
             share * GROWTH,
         )
         share *= GROWTH
-    raise PruneError(f"{name}: its second moments are not finite; profile again")
 
 
 @torch.no_grad()

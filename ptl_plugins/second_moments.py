@@ -26,6 +26,7 @@ from ptl_plugins.ranks import Ranks
 NAME = "second_moment"
 SHARE = 0.4
 """Of the free memory, what second moments may take unless told otherwise."""
+REMEDY = "make it with 'ptl profile --second-moments'"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +65,13 @@ class MomentFolder:
         if moment.shape != (size, size):
             raise PruneError(
                 f"{self.file(layer)}: is of width {moment.shape[0]}, the model's layers have "
-                f"{size}; profile this model with --second-moments"
+                f"{size}; remove it, and {REMEDY}"
             )
         if not bool(moment.isfinite().all()):
-            raise PruneError(f"{self.file(layer)}: holds values that are not finite; profile again")
+            raise PruneError(
+                f"{self.file(layer)}: holds values that are not finite: the model or its data "
+                f"overflow; remove it, and {REMEDY}"
+            )
         return moment
 
     def require(self, layer: int) -> None:
@@ -77,22 +81,24 @@ class MomentFolder:
             PruneError: it is missing, damaged, or of another model.
         """
         path = self.file(layer)
+        if not path.exists():
+            raise PruneError(f"{path}: no such second moment; {REMEDY}")
         try:
             with safe_open(os.fspath(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
                 names = list(file.keys())
         except (OSError, SafetensorError) as error:
             raise PruneError(
-                f"{path}: cannot be read as a second moment ({error}); "
-                "make it with 'ptl profile --second-moments'"
+                f"{path}: cannot be read as a second moment ({error}); remove it, and {REMEDY}"
             ) from error
         if names != [NAME]:
-            raise PruneError(f"{path}: holds no '{NAME}'; make it with ptl profile")
+            raise PruneError(f"{path}: holds no '{NAME}'; name another folder, or {REMEDY}")
         for key, value in self.about.items():
             if metadata.get(key) != value:
                 raise PruneError(
                     f"{path}: was made from another {key.removesuffix('_digest')} "
-                    f"({key} {str(metadata.get(key))[:12]}, not {value[:12]}); profile this one"
+                    f"({key} {str(metadata.get(key))[:12]}, not {value[:12]}); name another "
+                    f"folder, or remove it and {REMEDY}"
                 )
 
     def has(self, layer: int) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 READERS = {".json": "json", ".parquet": "parquet"}
 """Suffixes that `datasets` reads; `.jsonl` and `.txt` take a line at a time."""
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+PLACE = r"{(\w+)}"
+"""A column's name in a template."""
 
 
 def read_texts(
@@ -69,60 +71,81 @@ class _Form:
     """How a row becomes a text."""
 
     def __init__(self, where: str, column: str, template: str | None) -> None:
-        self.where = where
-        self.template = f"{{{column}}}" if template is None else template
-        self.columns = re.findall(r"{(\w+)}", self.template)
+        self.where, self.template = where, template
+        self.columns = [column] if template is None else re.findall(PLACE, template)
         if not self.columns:
             raise PTLError(f"{where}: template {template!r} names no column in braces")
 
     def text(self, row: Mapping[str, Any]) -> str:
+        """Return the row's text; it is empty where all its columns are."""
         for column in self.columns:
             if column not in row:
                 raise PTLError(
                     f"{self.where}: has no column '{column}'; it has {', '.join(row)}; "
                     "name one with --column, or several in a --template"
                 )
+        plain = {column: _plain(row[column]) for column in self.columns}
+        if not any(text.strip() for text in plain.values()):
+            return ""
+        if self.template is None:
+            return plain[self.columns[0]]
         # not str.format: braces in a text or a template mean nothing else
-        return re.sub(
-            r"{(\w+)}", lambda found: _plain(row[found[1]]), self.template
-        )
+        return re.sub(PLACE, lambda found: plain[found[1]], self.template)
 
 
 def _plain(value: object) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _rows(data: str, split: str) -> Iterable[Mapping[str, Any]]:
     path = Path(data).expanduser()
-    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES) if path.is_dir() else [path]
-    kinds = {file.suffix for file in files}
-    if path.is_dir() and len(kinds) != 1:
-        raise PTLError(
-            f"data '{data}': the folder holds {', '.join(sorted(kinds)) or 'no'} files; one kind "
-            f"of {', '.join(SUFFIXES)} is needed"
-        )
     if not path.exists():
         if path.suffix in SUFFIXES or data.startswith((".", "/", "~")):
             raise PTLError(f"data '{data}': no such file")
-        return _hub(data, split)
-    if kinds <= {".jsonl", ".txt"}:
-        return (row for file in files for row in _lines(file))
-    if not kinds <= set(READERS):
-        raise PTLError(f"data '{data}': not one of {', '.join(SUFFIXES)}")
-    return _load(data, READERS[kinds.pop()], data_files=[str(f) for f in files], split="train")
+        name, _, config = data.partition(":")
+        trouble = f"data '{data}': no such file, and not readable as a data set of the hub"
+        return _load(trouble, name, config or None, split=split)
+    files = _files(data, path)
+    if kind := READERS.get(files[0].suffix):
+        names = [str(file) for file in files]
+        return _load(
+            f"data '{data}': not readable as {kind}", kind, data_files=names, split="train"
+        )
+    return (row for file in files for row in _lines(file))
+
+
+def _files(data: str, path: Path) -> list[Path]:
+    """Return the file `path`, or the files of the folder `path`, all of one kind."""
+    allowed = ", ".join(SUFFIXES)
+    if not path.is_dir():
+        if path.suffix not in SUFFIXES:
+            raise PTLError(f"data '{data}': not one of {allowed}")
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    kinds = sorted({file.suffix for file in files})
+    if len(kinds) != 1:
+        raise PTLError(
+            f"data '{data}': the folder holds {', '.join(kinds) or 'no'} files; one kind of "
+            f"{allowed} is needed"
+        )
+    return files
 
 
 def _lines(file: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a jsonl or txt file."""
-    with file.open(encoding="utf-8") as stream:
-        try:
+    try:
+        with file.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 if file.suffix == ".txt":
                     yield {"text": line.rstrip("\n")}
                 elif line.strip():
                     yield _object(file, number, line)
-        except UnicodeDecodeError as error:
-            raise PTLError(f"data '{file}': is not UTF-8 ({error})") from error
+    except UnicodeDecodeError as error:
+        raise PTLError(f"data '{file}': is not UTF-8 ({error})") from error
+    except OSError as error:
+        raise PTLError(f"data '{file}': cannot be read ({error.strerror})") from error
 
 
 def _object(file: Path, number: int, line: str) -> Mapping[str, Any]:
@@ -135,20 +158,13 @@ def _object(file: Path, number: int, line: str) -> Mapping[str, Any]:
     return row
 
 
-def _hub(data: str, split: str) -> Iterable[Mapping[str, Any]]:
-    name, _, config = data.partition(":")
-    return _load(data, name, config or None, split=split)
-
-
-def _load(data: str, *names: str | None, **options: Any) -> Iterable[Mapping[str, Any]]:
+def _load(trouble: str, *names: str | None, **options: Any) -> Iterable[Mapping[str, Any]]:
     from datasets import load_dataset
 
     try:
         rows: Iterable[Mapping[str, Any]] = load_dataset(*names, **options)
     except Exception as error:  # every failure of `datasets` means the same to the user
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise PTLError(
-            f"data '{data}': no such file, and not readable as a data set "
-            f"({type(error).__name__}: {reason})"
-        ) from error
+        cause = error.__cause__ or error  # a "DatasetGenerationError" alone says nothing
+        reason = str(cause).splitlines()[0] if str(cause) else ""
+        raise PTLError(f"{trouble} ({type(cause).__name__}: {reason})") from error
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -59,6 +60,13 @@ def test_the_given_config_stays_as_it_is():
 def test_leading_layers_are_counted_again():
     config = {"intermediate_size": 48, "num_hidden_layers": 5, "max_window_layers": 3}
     assert pruned_config(config, LISTED, plan_of(0, (1, 4)))["max_window_layers"] == 2
+
+
+def test_a_default_count_of_leading_layers_is_spelled_out_once_layers_went():
+    family = dataclasses.replace(LISTED, per_layer_defaults=lambda config: {LISTED.window_key: 3})
+    config = {"intermediate_size": 48, "num_hidden_layers": 5}
+    assert "max_window_layers" not in pruned_config(config, family, plan_of(1))
+    assert pruned_config(config, family, plan_of(0, (1, 4)))["max_window_layers"] == 2
 
 
 @pytest.mark.parametrize("values", [["a"] * 4, "abcde", 5])

@@ -59,7 +59,7 @@ def failing(monkeypatch, call, error, *, at):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("moment", ["first", "middle", "last"])
+@pytest.mark.parametrize("moment", ["first", "middle", "last but one", "last"])
 @pytest.mark.parametrize("call", CALLS)
 def test_nothing_is_left(source, tmp_path, monkeypatch, call, moment, code):
     with monkeypatch.context() as patch:
@@ -67,7 +67,8 @@ def test_nothing_is_left(source, tmp_path, monkeypatch, call, moment, code):
         prune(source, tmp_path / "counted")
         number = len(calls)
     assert number > 0, "the call is not made at all"
-    at = {"first": 1, "middle": (number + 1) // 2, "last": number}[moment]
+    moments = {"first": 1, "middle": (number + 1) // 2, "last but one": number - 1}
+    at = moments.get(moment) or number
     error = OSError(code, os.strerror(code))
     failing(monkeypatch, call, error, at=at)
     work = tmp_path / "work"
@@ -84,9 +85,7 @@ def test_nothing_is_left(source, tmp_path, monkeypatch, call, moment, code):
 
 def test_another_failure_is_told_and_leaves_nothing_either(source, tmp_path, monkeypatch):
     failing(monkeypatch, "flush", OSError(errno.EIO, "Input/output error"), at=1)
-    with pytest.raises(
-        PruneError, match=r"out: not written, nothing is left .*Input/output"
-    ):
+    with pytest.raises(PruneError, match=r"out: not written, nothing is left .*Input/output"):
         prune(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -112,6 +112,23 @@ def test_a_kernel_that_copies_nothing_is_not_asked_for_ever(files, monkeypatch):
     assert path.read_bytes() == raw[OFFSET:4000]
 
 
+def test_chunks_of_rows_that_go_are_not_read(files, monkeypatch):
+    source, target, raw, path = files
+    preadv, read = os.preadv, []
+
+    def watched(file, views, at):
+        read.append((at - OFFSET, at - OFFSET + len(views[0])))
+        return preadv(file, views, at)
+
+    monkeypatch.setattr("os.preadv", watched)
+    monkeypatch.setattr(tensor_copy, "CHUNK_BYTES", 100)
+    kept = np.array([15, 16, 71])  # rows of ten bytes
+    TensorCopier().rows(source, entry(end=OFFSET + 1000, shape=(100, 10)), kept, target)
+    assert read == [(150, 250), (650, 720)]
+    rows = [raw[OFFSET + 10 * row :][:10] for row in kept]
+    assert path.read_bytes() == b"".join(rows)
+
+
 def test_other_failures_are_not_hidden(files, monkeypatch):
     source, target, _, _ = files
 
