@@ -168,13 +168,13 @@ def output_errors(
     pairs = zip(decoder_layers(model, family), decoder_layers(refitted, family), strict=True)
     for index, (layer, other) in enumerate(pairs):
         old, new = ffn_output(layer, family), ffn_output(other, family).weight.float()
-        gone = list(plan.removed_neurons[index])
+        weight, gone = old.weight.float(), list(plan.removed_neurons[index])
 
         def see(
             module: torch.nn.Module,
             inputs: tuple[torch.Tensor, ...],
             i: int = index,
-            old: torch.Tensor = old.weight.float(),
+            old: torch.Tensor = weight,
             new: torch.Tensor = new,
             gone: list[int] = gone,
         ) -> None:
