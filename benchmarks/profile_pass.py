@@ -51,6 +51,14 @@ SIZES = {
     "pad_token_id": 3,
 }
 NUM_SEQUENCES, LENGTH = 32, 256
+LAUNCHER = """\
+import os, sys
+child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A small process between: a child's peak starts at the memory of the process that forked it."""
 PASS_PROMISE, COMMAND_PROMISE = 1.10, 0.65
 
 
@@ -157,16 +165,16 @@ def measure_commands(folder: Path, pairs: int) -> bool:
 
 def cpu_seconds(words: list[str | Path], folder: Path) -> float:
     """Run a command and return its user and system seconds; print its peak memory."""
-    child = subprocess.Popen(
-        [str(word) for word in words], cwd=folder, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *map(str, words)],
+        cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(map(str, words))} failed with {child.returncode}")
-    print(f"  {' '.join(map(str, words[1:4]))}: peak {usage.ru_maxrss / 1024:.0f} MB resident")
-    return usage.ru_utime + usage.ru_stime
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, words))} failed:\n{done.stderr}")
+    seconds, peak = done.stdout.splitlines()[-1].split()
+    print(f"  {' '.join(map(str, words[1:4]))}: peak {float(peak) / 1024:.0f} MB resident")
+    return float(seconds)
 
 
 def verdict(what: str, ratios: list[float], promise: float) -> bool:

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ptl_plugins.criteria.activation import ABS_MAX
+from ptl_plugins.criteria import needed_statistics
+from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.model_digest import model_digest
 from ptl_plugins.scores_file import write_scores
 from ptl_plugins.shards import open_checkpoint
@@ -201,11 +202,16 @@ def verdict(kept: bool) -> str:
 
 
 def write_llama_scores(folder: Path, shape: Shape) -> None:
-    """Write scores of the model in `folder / "model"`, random ones."""
-    values = np.random.default_rng(1).random((shape.layers, shape.width), dtype=np.float32)
+    """Write random scores of the model in `folder / "model"`, with all that `ptl profile` has."""
+    registry = build_registry(build_manager(autoload=False))
+    rng = np.random.default_rng(1)
+    statistics = {}
+    for statistic in needed_statistics([criterion for _, criterion in registry.criteria.items()]):
+        sizes = (shape.layers, shape.width)[: 1 if statistic.site == "layer" else 2]
+        statistics[statistic.name] = rng.random(sizes, dtype=np.float32)
     scores = Scores(
-        statistics={ABS_MAX.name: values}, num_layers=shape.layers, width=shape.width,
-        num_tokens=1000, num_sequences=10,
+        statistics=statistics, num_layers=shape.layers, width=shape.width, num_tokens=1000,
+        num_sequences=10,
     )  # fmt: skip
     about = {"model_digest": model_digest(open_checkpoint(folder / "model"))}
     write_scores(folder / "scores.safetensors", scores, about)

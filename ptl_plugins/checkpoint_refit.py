@@ -37,7 +37,8 @@ def refitted_outputs(
     @torch.inference_mode()
     def new_output(layer: int) -> NDArray[Any]:
         name = f"{family.layers}.{layer}.{family.ffn_output}.weight"
-        with safe_open(os.fspath(checkpoint.folder / checkpoint.tensors[name].file), framework="pt") as file:
+        path = checkpoint.folder / checkpoint.tensors[name].file
+        with safe_open(os.fspath(path), framework="pt") as file:
             weight: torch.Tensor = file.get_tensor(name)
         moment = folder.read(layer, plan.width)
         new = refitted(weight.to(device), moment, plan.removed_neurons[layer], name=name)

@@ -24,8 +24,8 @@ from ptl_plugins.errors import PruneError
 from ptl_plugins.families import Family
 from ptl_plugins.plan_check import require_uniform
 from ptl_plugins.shard_layout import ShardLayout, index_json, shard_layouts
+from ptl_plugins.shard_writer import ShardWriter
 from ptl_plugins.shards import INDEX_FILE, Checkpoint, open_checkpoint
-from ptl_plugins.tensor_copy import TensorCopier, write
 from ptl_plugins.tensor_cut import TensorCut, tensor_cuts
 from ptl_plugins.types import PrunePlan
 
@@ -141,9 +141,8 @@ def _not_written(job: _Job, out: Path, error: OSError) -> PruneError:
 def _write(job: _Job, folder: Path) -> None:
     for file in job.side_files:
         shutil.copyfile(file, folder / file.name)
-    copier = TensorCopier()
     for layout in job.layouts:
-        _write_shard(job, layout, folder / layout.file, copier)
+        _write_shard(job, layout, folder / layout.file)
     if job.checkpoint.index is not None:
         write_json(folder / INDEX_FILE, index_json(job.checkpoint, job.layouts))
     write_json(folder / "config.json", job.config)
@@ -152,27 +151,27 @@ def _write(job: _Job, folder: Path) -> None:
     _verify(folder, [cut for layout in job.layouts for cut in layout.cuts])
 
 
-def _write_shard(job: _Job, layout: ShardLayout, path: Path, copier: TensorCopier) -> None:
+def _write_shard(job: _Job, layout: ShardLayout, path: Path) -> None:
     file = job.checkpoint.folder / layout.cuts[0].entry.file
     with FileIO(file) as source, FileIO(path, "x") as target:
-        write(np.frombuffer(layout.header, np.uint8), target)
+        writer = ShardWriter(source, target)
+        writer.raw(np.frombuffer(layout.header, np.uint8))
         for cut in layout.cuts:
-            _write_tensor(job, cut, source, target, copier)
+            _write_tensor(job, cut, writer)
+        writer.finish()
 
 
-def _write_tensor(
-    job: _Job, cut: TensorCut, source: FileIO, target: FileIO, copier: TensorCopier
-) -> None:
+def _write_tensor(job: _Job, cut: TensorCut, writer: ShardWriter) -> None:
     if cut.axis == 1 and cut.layer is not None and job.new_outputs is not None:
         matrix = job.new_outputs(cut.layer)
         assert matrix.nbytes == cut.num_bytes, f"{cut.name}: {matrix.shape} instead of {cut.shape}"
-        write(np.ascontiguousarray(matrix), target)
+        writer.raw(np.ascontiguousarray(matrix))
     elif cut.shape == cut.entry.shape:
-        copier.whole(source, cut.entry, target)
+        writer.whole(cut.entry)
     elif cut.axis == 1:
-        copier.columns(source, cut.entry, _kept(job.plan, cut), target)
+        writer.columns(cut.entry, _kept(job.plan, cut))
     else:
-        copier.rows(source, cut.entry, _kept(job.plan, cut), target)
+        writer.rows(cut.entry, _kept(job.plan, cut))
 
 
 def _kept(plan: PrunePlan, cut: TensorCut) -> NDArray[np.intp]:

@@ -10,7 +10,8 @@ def require_uniform(plan: PrunePlan) -> None:
     """Refuse a plan that would not leave every layer the same width.
 
     Raises:
-        PruneError: its layers lose different numbers of neurons, or what it names is not there.
+        PruneError: its layers lose different numbers of neurons, or what it names is not there, or
+            nothing would be left.
     """
     rows = plan.removed_neurons
     if rows and len(rows) != plan.num_layers:
@@ -26,4 +27,9 @@ def require_uniform(plan: PrunePlan) -> None:
         raise PruneError(
             f"the plan's layers {list(plan.removed_layers)} are not ascending indices below "
             f"{plan.num_layers}"
+        )
+    if plan.new_width < 1 or plan.new_num_layers < 1:
+        raise PruneError(
+            f"the plan leaves {plan.new_num_layers} layers of {plan.new_width} neurons; at least "
+            "one has to stay of each"
         )

@@ -44,7 +44,13 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
             "cannot be pruned; give the full-precision one"
         )
     try:
-        rounds = plan_rounds(recipe.rounds, original, registry, multiple_of=recipe.multiple_of)
+        rounds = plan_rounds(
+            recipe.rounds,
+            original,
+            registry,
+            multiple_of=recipe.multiple_of,
+            protect_top=recipe.protect.top if recipe.protect else 0,
+        )
     except PTLError as error:
         raise RecipeError(f"{where}: ptl.schedule: {error}") from error
     return Plan(recipe=recipe, family=family, original=original, rounds=rounds)

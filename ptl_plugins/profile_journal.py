@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ptl_plugins.durable import TEMPORARY_SUFFIX, replace
+from ptl_plugins.errors import PTLError
 from ptl_plugins.signals import Tally
 
 INTERVAL = 60.0
@@ -39,20 +40,29 @@ class FileJournal:
 
     def restore(self, tallies: Sequence[Tally]) -> int | None:
         """Fill the totals of `tallies` and return the batches in them; None: not kept."""
-        names = [name for tally in tallies for name in tally.totals]
+        names = {name for tally in tallies for name in tally.totals}
+        done = self._kept(names)
+        if done is None:
+            return None
+        with safe_open(os.fspath(self.path), framework="pt") as file:
+            for tally in tallies:
+                for name, total in tally.totals.items():
+                    total.copy_(file.get_tensor(name))
+        self._note(done, tallies)
+        return done
+
+    def _kept(self, names: set[str]) -> int | None:
+        """Return the batches in the totals `names`; None: not whole, or of other work."""
         try:
             with safe_open(os.fspath(self.path), framework="pt") as file:
-                facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-                counts = {facts.get("batches", {}).get(name) for name in names}
-                if facts.get("about") != self.about or len(counts) != 1 or None in counts:
-                    return None
-                for tally in tallies:
-                    for name, total in tally.totals.items():
-                        total.copy_(file.get_tensor(name))
-        except (OSError, SafetensorError):  # nothing kept
+                facts = json.loads((file.metadata() or {})["facts"])
+                whole = names <= set(file.keys())
+            counts = {facts["batches"].get(name) for name in names}
+        except (OSError, SafetensorError, ValueError, KeyError):
             return None
-        done: int = counts.pop()
-        self._note(done, tallies)
+        if not whole or facts.get("about") != self.about or len(counts) != 1:
+            return None
+        done: int | None = counts.pop()
         return done
 
     def batch_done(self, done: int, total: int, tallies: Sequence[Tally]) -> None:
@@ -78,7 +88,14 @@ class FileJournal:
         facts = {"about": self.about, "batches": {name: done for name, _, done in rows}}
         temporary = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
         totals = {name: total.cpu() for name, total, _ in rows}
-        save_file(totals, os.fspath(temporary), {"facts": json.dumps(facts)})
-        replace(temporary, self.path)
+        try:
+            save_file(totals, os.fspath(temporary), {"facts": json.dumps(facts)})
+            replace(temporary, self.path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise PTLError(
+                f"{self.path}: cannot be written ({error}); make room, then give the same command "
+                "again: it goes on"
+            ) from error
         self._last = time.monotonic()
         self.interval = max(self.interval, (self._last - start) / SHARE)

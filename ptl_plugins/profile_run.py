@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import Family, find_family
+from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.model_config import model_folder, read_config
 from ptl_plugins.ranks import Ranks, require_equal
 from ptl_plugins.registry import Registry
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     from ptl_plugins.calibration import Batches
     from ptl_plugins.criteria import Statistic
     from ptl_plugins.profile_journal import FileJournal
+    from ptl_plugins.second_moments import MomentFolder
     from ptl_plugins.types import Scores
 
 Report = Callable[[str, int, int], None]
 """(what is running, batches done, batches in all)."""
+PARTIAL_SUFFIX = ".ptl-part"
+"""Of the files beside the scores that a killed profile goes on from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +60,7 @@ class _Work:
     request: ProfileRequest
     folder: Path
     family: Family
+    geometry: Geometry
     sequences: Sequence[Sequence[int]]
     protected: Sequence[Sequence[int]]
     statistics: Sequence[Statistic]
@@ -69,15 +77,10 @@ def run_profile(
     The same request again goes on where a killed one was, or finds its work done.
 
     Raises:
-        PTLError: model or data cannot be used, or `out` holds other scores.
+        PTLError: model or data cannot be used, or `out` or the folder of second moments holds
+            something else, or cannot be written.
     """
-    folder = model_folder(request.model)
-    config = read_config(str(folder))
-    if config.get("quantization_config"):
-        raise PTLError(f"model '{request.model}' is quantised; give the full-precision one")
-    family = find_family(registry, config)
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    work = _prepare(request, folder, family, registry, ranks, report)
+    work = _prepare(request, registry, ranks, report)
     require_equal(ranks, repr(work.about), "model and data")
     earlier = _earlier_scores(work)
     scores = _gather(work, earlier)
@@ -86,25 +89,20 @@ def run_profile(
 
         write_scores(request.out, scores, work.about)
     ranks.barrier()
-    for name in ("", "protect"):
-        _journal(work, name).close()
-    _protect_file(request.out).unlink(missing_ok=True)
+    _remove_partial(work)
     return scores, earlier is not None
 
 
-def _prepare(
-    request: ProfileRequest,
-    folder: Path,
-    family: Family,
-    registry: Registry,
-    ranks: Ranks,
-    report: Report,
-) -> _Work:
+def _prepare(request: ProfileRequest, registry: Registry, ranks: Ranks, report: Report) -> _Work:
     from ptl_plugins.criteria import needed_statistics
     from ptl_plugins.model_digest import model_digest
     from ptl_plugins.shards import open_checkpoint
     from ptl_plugins.text_data import data_digest
 
+    folder = model_folder(request.model)
+    config = read_config(str(folder))
+    family = find_family(registry, config)
+    sizes = geometry(config, family)
     digest = model_digest(open_checkpoint(folder))
     tokenizer = _tokenizer(folder)
     sequences = _sequences(request, request.data, tokenizer)
@@ -116,6 +114,7 @@ def _prepare(
         request=request,
         folder=folder,
         family=family,
+        geometry=sizes,
         sequences=sequences,
         protected=protected,
         statistics=needed_statistics([c for _, c in registry.criteria.items()]),
@@ -128,32 +127,59 @@ def _prepare(
 def _sequences(
     request: ProfileRequest, data: str, tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
-    from ptl_plugins.text_data import encode_texts, read_texts
+    from ptl_plugins.text_data import encode_texts
 
-    own = data == request.data  # column and template are those of the main corpus
-    texts = read_texts(
+    if data == request.data:
+        texts = _texts(request, data, request.column, request.template, request.split)
+    else:
+        texts = _protect_texts(request, data)
+    sequences = encode_texts(texts, tokenizer, max_length=request.max_length)
+    if not any(sequences):
+        raise PTLError(f"data '{data}': the tokenizer makes no token of its texts; give other data")
+    return sequences
+
+
+def _texts(
+    request: ProfileRequest, data: str, column: str, template: str | None, split: str
+) -> list[str]:
+    from ptl_plugins.text_data import read_texts
+
+    return read_texts(
         data,
-        column=request.column if own else "text",
-        template=request.template if own else None,
-        split=request.split if own else "train",
+        column=column,
+        template=template,
+        split=split,
         number=request.samples,
         seed=request.seed,
     )
-    return encode_texts(texts, tokenizer, max_length=request.max_length)
+
+
+def _protect_texts(request: ProfileRequest, data: str) -> list[str]:
+    """Return the second corpus' texts; column, template and split are those of the first."""
+    try:
+        return _texts(request, data, "text", None, "train")
+    except PTLError as error:
+        reason = str(error).split("; name one with --column")[0]  # of no help here
+        raise PTLError(f"--protect (texts in a column 'text'): {reason}") from error
 
 
 def _earlier_scores(work: _Work) -> Scores | None:
     """Return the scores that are in `out` already.
 
     Raises:
-        PruneError: they are of another model or other data.
+        PruneError: they are of another model or other data, or no scores at all.
     """
     from ptl_plugins.scores_file import read_scores
 
     out = work.request.out
     if not out.exists():
         return None
-    scores, about = read_scores(out)
+    try:
+        scores, about = read_scores(out)
+    except PruneError as error:
+        raise PruneError(
+            f"--out {out}: is there already, and is no scores file; name another, or remove it"
+        ) from error
     missing = [s.name for s in work.statistics if s.name not in scores.statistics]
     different = sorted(k for k in work.about | about if work.about.get(k) != about.get(k))
     if missing or different:
@@ -166,15 +192,15 @@ def _earlier_scores(work: _Work) -> Scores | None:
 
 def _gather(work: _Work, earlier: Scores | None) -> Scores:
     from ptl_plugins.profiling import profile
-    from ptl_plugins.second_moments import MomentFolder
 
-    request, moments = work.request, None
-    if request.second_moments:
-        keys = ("model_digest", "data_digest")
-        about = {key: work.about[key] for key in keys}
-        moments = MomentFolder(path=request.second_moments, about=about)
-    if earlier is not None and moments is None:
+    moments = _moments(work)
+    missing = _missing(work, moments) if moments else []
+    if earlier is not None and not missing:
         return earlier
+    _make_folder(work.request.out.parent, "--out")
+    if moments and missing:
+        _make_folder(moments.path, "--second-moments")
+        _require_space(moments.path, 4 * work.geometry.width**2 * len(missing))
     model = _load(work.folder)
     protect = _protect_scores(work, model) if work.protected and earlier is None else None
     scores = profile(
@@ -189,17 +215,54 @@ def _gather(work: _Work, earlier: Scores | None) -> Scores:
     return earlier or replace(scores, protect=protect)
 
 
+def _moments(work: _Work) -> MomentFolder | None:
+    from ptl_plugins.second_moments import MomentFolder
+
+    if work.request.second_moments is None:
+        return None
+    about = {key: work.about[key] for key in ("model_digest", "data_digest")}
+    return MomentFolder(path=work.request.second_moments, about=about)
+
+
+def _missing(work: _Work, moments: MomentFolder) -> list[int]:
+    """Return the layers whose moments are still to be made, as the main rank sees it."""
+    layers = [i for i in range(work.geometry.num_layers) if not moments.has(i)]
+    missing: list[int] = work.ranks.gather(layers)[0]
+    return missing
+
+
+def _make_folder(folder: Path, option: str) -> None:
+    """Make `folder`, and see that it can be written to, before the work and not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PTLError(
+            f"{option}: the folder {folder} cannot be made ({error.strerror}); name another"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise PTLError(f"{option}: the folder {folder} cannot be written to; name another")
+
+
+def _require_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise PTLError(
+            f"--second-moments: {folder}: the second moments need {num_bytes} bytes, {free} are "
+            "free; make room, or name a folder on another disk"
+        )
+
+
 def _protect_scores(work: _Work, model: PreTrainedModel) -> Scores:
     """Profile the second corpus, or take what a killed try had finished of it."""
     from ptl_plugins.profiling import profile
     from ptl_plugins.scores_file import read_scores, write_scores
 
     path = _protect_file(work.request.out)
+    statistics = [s for s in work.statistics if s.site != "layer"]
     with suppress(PruneError):  # not there, or not whole
         scores, about = read_scores(path)
-        if about == work.about:
+        if about == work.about and all(s.name in scores.statistics for s in statistics):
             return scores
-    statistics = [s for s in work.statistics if s.site != "layer"]
     batches, journal = _batches(work, model, work.protected), _journal(work, "protect")
     scores = profile(model, work.family, batches, statistics, work.ranks, journal=journal)
     if work.ranks.rank == 0:
@@ -209,7 +272,18 @@ def _protect_scores(work: _Work, model: PreTrainedModel) -> Scores:
 
 
 def _protect_file(out: Path) -> Path:
-    return out.with_name(out.name + ".protect.ptl-part")
+    return out.with_name(f"{out.name}.protect{PARTIAL_SUFFIX}")
+
+
+def _remove_partial(work: _Work) -> None:
+    """Delete what a killed try would go on from, also that of tries with more ranks."""
+    out = work.request.out
+    for name in ("", "protect"):
+        _journal(work, name).close()
+    own = re.escape(out.name) + rf"\.(\d+|protect\d*){re.escape(PARTIAL_SUFFIX)}(\.ptl-tmp)?"
+    for file in out.parent.iterdir() if work.ranks.rank == 0 else ():
+        if re.fullmatch(own, file.name):
+            file.unlink(missing_ok=True)
 
 
 def _journal(work: _Work, name: str) -> FileJournal:
@@ -218,7 +292,7 @@ def _journal(work: _Work, name: str) -> FileJournal:
     out, ranks = work.request.out, work.ranks
     layout = {"batch_tokens": str(work.request.batch_tokens), "ranks": str(ranks.size)}
     return FileJournal(
-        out.with_name(f"{out.name}.{name}{ranks.rank}.ptl-part"),
+        out.with_name(f"{out.name}.{name}{ranks.rank}{PARTIAL_SUFFIX}"),
         work.about | layout,
         report=lambda done, total: work.report(name or "profile", done, total),
     )

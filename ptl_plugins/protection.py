@@ -37,6 +37,11 @@ def spare_protected(
     return np.where(protected(criterion, scores.protect, top), np.float32(np.inf), importance)
 
 
+def least_protected(criterion: Criterion, top: int) -> int:
+    """Return how many neurons of a layer are protected at least, before anything is measured."""
+    return top if getattr(criterion, "protects", None) is None else 0
+
+
 def protected(criterion: Criterion, scores: Scores, top: int) -> NDArray[np.bool_]:
     """Return [layers, width]: the `top` neurons of each layer that `scores` need most.
 
@@ -48,7 +53,7 @@ def protected(criterion: Criterion, scores: Scores, top: int) -> NDArray[np.bool
     if rule is not None:
         return np.asarray(rule(scores, top))
     importance = np.asarray(criterion.importance(scores))
-    # the last of a stable ascending order: of equals the later goes first under the cut as well
+    # the last of a stable ascending order: of equals the cut takes the earlier, this the later
     order = importance.argsort(axis=-1, kind="stable")[:, importance.shape[-1] - top :]
     mask = np.zeros(importance.shape, dtype=bool)
     np.put_along_axis(mask, order, True, axis=-1)

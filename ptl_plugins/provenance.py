@@ -55,7 +55,7 @@ class Provenance:
         return cls(
             layers=tuple(keys["layers"]),
             neurons=tuple(tuple(row) for row in keys["neurons"]),
-            history=tuple(keys["history"]),
+            history=tuple(dict(entry) for entry in keys["history"]),
         )
 
 

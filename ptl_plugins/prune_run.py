@@ -83,6 +83,7 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
 
 
 def _plan(request: PruneRequest, registry: Registry, before: Geometry, parent: str) -> PrunePlan:
+    _require_scores(request, registry)
     scores = _scores(request, before, parent)
     top = request.protect_top
     if top is None:
@@ -101,15 +102,36 @@ def _plan(request: PruneRequest, registry: Registry, before: Geometry, parent: s
     if dropped:
         criteria = {**plan.criteria, "layer": "named"}
         plan = replace(plan, removed_layers=dropped, criteria=criteria)
-    if not plan.removed_neurons and not plan.removed_layers:
-        raise PruneError(_nothing(request.cuts, request.multiple_of))
+    _require_done(request, plan)
     return plan
 
 
-def _nothing(cuts: Sequence[Cut], multiple_of: int) -> str:
-    asked = ", ".join(f"{cut.selector} {cut.amount:g} ({cut.unit}s)" for cut in cuts)
-    rounded = f", or multiple_of {multiple_of} rounds it away" if multiple_of > 1 else ""
-    return f"nothing would be removed: {asked} comes to none{rounded}; change the amount"
+def _require_done(request: PruneRequest, plan: PrunePlan) -> None:
+    """Refuse a plan that removes nothing, or nothing of a unit of which a number shall go.
+
+    Raises:
+        PruneError: as above. A threshold or a target may find that nothing has to go.
+    """
+    gone = {"neuron": plan.removed_neurons, "layer": plan.removed_layers}
+    for cut in request.cuts:
+        number = cut.selector in ("count", "fraction") and cut.amount
+        if not gone[cut.unit] and (number or not any(gone.values())):
+            rounded = ""
+            if cut.unit == "neuron" and request.multiple_of > 1:
+                rounded = f", or --multiple-of {request.multiple_of} rounds it away"
+            raise PruneError(
+                f"no {cut.unit} would be removed: {cut.selector} {cut.amount:g} comes to none"
+                f"{rounded}; change the amount"
+            )
+
+
+def _require_scores(request: PruneRequest, registry: Registry) -> None:
+    for cut in request.cuts if request.scores is None else ():
+        if registry.criteria.get(cut.criterion).statistics:
+            raise PruneError(
+                f"criterion '{cut.criterion}' needs --scores; make them with: "
+                f"ptl profile {request.model} --data ... --out scores.safetensors"
+            )
 
 
 def _scores(request: PruneRequest, before: Geometry, parent: str) -> Scores:
@@ -127,11 +149,13 @@ def _scores(request: PruneRequest, before: Geometry, parent: str) -> Scores:
             num_sequences=0,
         )
     scores, about = read_scores(request.scores)
-    if about.get("model_digest") != parent:
+    if (found := about.get("model_digest")) != parent:
+        whose = f"are of another model (model_digest {str(found)[:12]}, not {parent[:12]})"
+        if found is None:
+            whose = "do not say which model they are of, as those of a run's round do not"
         raise PruneError(
-            f"{request.scores}: are scores of another model (model_digest "
-            f"{str(about.get('model_digest'))[:12]}, this model's is {parent[:12]}); "
-            f"profile this one: ptl profile {request.model}"
+            f"{request.scores}: the scores {whose}; profile this one with: "
+            f"ptl profile {request.model} --data ... --out ..."
         )
     return scores
 

@@ -14,6 +14,7 @@ from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.registry import Catalogue, Registry
 from ptl_plugins.schedule import Order, Phase, expand
+from ptl_plugins.text_data import SUFFIXES
 from ptl_plugins.types import (
     CalibrationSpec,
     Cut,
@@ -64,11 +65,14 @@ class PhaseModel(_Strict):
     unit: Literal["neuron", "layer", "none"]
     criterion: str | None = None
     selector: str = "count"
-    amount: Annotated[
-        float,
-        pydantic.BeforeValidator(read_amount),
-        pydantic.Field(ge=0, allow_inf_nan=False),
-    ] | None = None
+    amount: (
+        Annotated[
+            float,
+            pydantic.BeforeValidator(read_amount),
+            pydantic.Field(ge=0, allow_inf_nan=False),
+        ]
+        | None
+    ) = None
     rounds: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
 
     @pydantic.model_validator(mode="after")
@@ -91,7 +95,7 @@ class CalibrationModel(_Strict):
 class ProtectModel(_Strict):
     """`protect`: a second corpus, whose neurons are never removed."""
 
-    data: str
+    data: Annotated[str, pydantic.Field(min_length=1)]
     top: Annotated[int, pydantic.Field(ge=1)]
     column: str = "text"
     num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
@@ -145,6 +149,7 @@ def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
         lines = explain(error, SectionModel, prefix=prefix)
         raise RecipeError("\n".join(f"{source.path}: {line}" for line in lines)) from None
     problems = _unknown_names(model, source.registry)
+    problems += _missing_data(model) if source.thorough else []
     if problems:
         raise RecipeError("\n".join(f"{source.path}: {prefix}.{line}" for line in problems))
     return _resolve(model)
@@ -199,6 +204,15 @@ def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
         )
         problems += unknown or ([f"{key}: {wrong}"] if wrong else [])
     return problems
+
+
+def _missing_data(model: SectionModel) -> list[str]:
+    """Return whether the second corpus is a file that is not there; a hub's is not asked for."""
+    data = model.protect.data if model.protect else ""
+    is_file = data.startswith((".", "/", "~")) or Path(data).suffix in SUFFIXES
+    if not is_file or Path(data).expanduser().exists():
+        return []
+    return [f"protect.data: '{data}': no such file"]
 
 
 def _cut_twice(model: SectionModel) -> list[str]:

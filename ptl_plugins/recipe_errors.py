@@ -26,6 +26,9 @@ def _line(detail: ErrorDetails, model: type[pydantic.BaseModel], prefix: str) ->
         return f"{key}: unknown key{did_you_mean(name, known)}; allowed: {', '.join(known)}"
     if detail["type"] == "missing":
         return f"{key}: is missing and has no default"
+    if detail["type"] == "model_type":  # pydantic would name our class
+        known = list(_model_at(model, location).model_fields)
+        return f"{key}: {detail['input']!r} is not a mapping of keys; allowed: {', '.join(known)}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     value = "" if isinstance(detail["input"], dict) else f"{detail['input']!r} "
     return f"{key}: {value}{message}"

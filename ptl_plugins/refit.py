@@ -46,8 +46,8 @@ def refitted(
         moment: fp32 [width, width], H of the same neurons.
         removed: indices of the neurons that go.
         name: what the log calls it.
-        ridge: lambda as a share of the mean diagonal; grows tenfold where H_kk + lambda I is not
-            positive definite, as the log then says.
+        ridge: lambda as a share of the mean diagonal, above 0; grows tenfold where
+            H_kk + lambda I is not positive definite, as the log then says.
 
     Raises:
         PruneError: the moment is not finite, so no lambda helps.
@@ -70,6 +70,7 @@ def _solve(
     matrix: torch.Tensor, right: torch.Tensor, scale: torch.Tensor, name: str, ridge: float
 ) -> torch.Tensor:
     """Return (matrix + lambda I)^-1 right, with the least lambda that works."""
+    assert ridge > 0, "or it would never grow"
     share, diagonal = ridge, matrix.diagonal().clone()
     if not float(scale) > 0:  # no neuron was ever active: nothing is lost
         return torch.zeros_like(right)

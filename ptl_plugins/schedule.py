@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Literal
 
+from ptl_plugins.amounts import show_amount
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
+from ptl_plugins.protection import least_protected
 from ptl_plugins.registry import Registry
 from ptl_plugins.selectors import resized, size_of
 from ptl_plugins.types import Cut, CutRequest, RoundSpec
@@ -37,12 +39,14 @@ def expand(phases: Sequence[Phase], order: Order) -> tuple[RoundSpec, ...]:
     """Return the rounds of the phases.
 
     `neuron_then_layer`, `layer_then_neuron` and `alternating` are the orders of Table 3;
-    `together` makes round t of every phase one round (both lines 4 and 5 of Algorithm 1).
+    `together` makes round t of every phase one round (both lines 4 and 5 of Algorithm 1); its
+    layers go first, so that a target of neurons counts them.
     """
     cuts = [[(_in_round(p, index),) for index in range(p.rounds)] for p in phases]
     merged: list[tuple[Cut | None, ...]]
     if order == "together":
-        merged = [tuple(chain.from_iterable(row)) for row in zip_longest(*cuts, fillvalue=())]
+        rows = (tuple(chain.from_iterable(row)) for row in zip_longest(*cuts, fillvalue=()))
+        merged = [tuple(sorted(row, key=_is_of_neurons)) for row in rows]
     elif order == "listed":
         merged = list(chain.from_iterable(cuts))
     else:
@@ -58,6 +62,10 @@ def _in_round(phase: Phase, index: int) -> Cut | None:
     return phase.cut and replace(phase.cut, rounds_left=phase.rounds - index)
 
 
+def _is_of_neurons(cut: Cut | None) -> bool:
+    return cut is not None and cut.unit == "neuron"
+
+
 def _by_unit(rounds: list[tuple[Cut | None, ...]], order: Order) -> list[tuple[Cut | None, ...]]:
     neurons = [row for row in rounds if row[0] and row[0].unit == "neuron"]
     layers = [row for row in rounds if row[0] and row[0].unit == "layer"]
@@ -71,18 +79,33 @@ def _by_unit(rounds: list[tuple[Cut | None, ...]], order: Order) -> list[tuple[C
 
 
 def plan_rounds(
-    rounds: Sequence[RoundSpec], start: Geometry, registry: Registry, *, multiple_of: int = 1
+    rounds: Sequence[RoundSpec],
+    start: Geometry,
+    registry: Registry,
+    *,
+    multiple_of: int = 1,
+    protect_top: int = 0,
 ) -> tuple[PlannedRound, ...]:
     """Return every round with its width, layers, parameters and FLOPs.
 
+    Args:
+        rounds: what is cut.
+        start: the sizes before the first round.
+        registry: where selectors are found by name.
+        multiple_of: the width that stays is a multiple of it.
+        protect_top: neurons per layer that a second corpus protects.
+
     Raises:
-        PruneError: a round would leave no neuron or no layer; the message names it.
+        PruneError: a round would leave no neuron or no layer, or nothing to cut but what is
+            protected; the message names it.
     """
     planned: list[PlannedRound] = []
     now: Geometry | None = start
     for spec in rounds:
         for cut in spec.cuts:
-            now = now and _after(cut, now, start, registry, multiple_of, spec.index)
+            if now is not None:
+                request = CutRequest(cut=cut, original=start, present=now, multiple_of=multiple_of)
+                now = _after(request, registry, protect_top, f"round {spec.index}")
         planned.append(PlannedRound(spec=spec, geometry=now))
     return tuple(planned)
 
@@ -99,27 +122,50 @@ def num_removed(request: CutRequest, registry: Registry) -> int | None:
         return None
     left = present - number
     if cut.unit == "neuron":
-        left = min(present, -(-left // multiple_of) * multiple_of)
-    return present - left
+        left = -(-left // multiple_of) * multiple_of
+    return max(0, present - left)
 
 
 def _after(
-    cut: Cut, now: Geometry, start: Geometry, registry: Registry, multiple_of: int, index: int
+    request: CutRequest, registry: Registry, protect_top: int, where: str
 ) -> Geometry | None:
-    request = CutRequest(cut=cut, original=start, present=now, multiple_of=multiple_of)
-    present, removed = size_of(now, cut.unit), num_removed(request, registry)
+    unit, removed = request.cut.unit, num_removed(request, registry)
+    present = size_of(request.present, unit)
+    if unit == "neuron" and protect_top:
+        _require_unprotected(request, removed or 0, registry, protect_top, where)
     if removed is None:
         return None
     if removed >= present:
-        what = "neurons per layer" if cut.unit == "neuron" else "layers"
+        what = "neurons per layer" if unit == "neuron" else "layers"
         raise PruneError(
-            f"round {index} removes {removed} {what}, but only {present} are left and at least "
+            f"{where} removes {removed} {what}, but only {present} are left and at least "
             f"one has to stay; lower the amount or the rounds"
         )
-    if cut.amount and not removed:
+    if request.cut.amount and not removed:
+        raise PruneError(f"{where} would remove nothing: {_why_nothing(request)}")
+    return resized(request.present, unit, present - removed)
+
+
+def _require_unprotected(
+    request: CutRequest, removed: int, registry: Registry, protect_top: int, where: str
+) -> None:
+    criterion = registry.criteria.get(request.cut.criterion)
+    present, kept = request.present.width, least_protected(criterion, protect_top)
+    if protect_top >= present:
+        raise PruneError(f"{where} has {present} neurons per layer, and protect.top {protect_top} "
+                         "protects them all; protect fewer")  # fmt: skip
+    if removed > present - kept:
         raise PruneError(
-            f"round {index} would remove nothing: {cut.amount:g} ({cut.selector}) of "
-            f"{size_of(start, cut.unit)} {cut.unit}s comes to none, or multiple_of {multiple_of} "
-            "rounds it away; change the amount"
+            f"{where} removes {removed} neurons per layer of {present}, but protect.top keeps "
+            f"{protect_top}; protect fewer, or lower the amount or the rounds"
         )
-    return resized(now, cut.unit, present - removed)
+
+
+def _why_nothing(request: CutRequest) -> str:
+    cut, size = request.cut, size_of(request.present, request.cut.unit)
+    rounded = f", or multiple_of {request.multiple_of} rounds it away"
+    return (
+        f"{cut.selector} {show_amount(cut.amount)} comes to none of {size} {cut.unit}s (too little "
+        f"for the rounds, or met already{rounded if request.multiple_of > 1 else ''}); "
+        "change the amount or the rounds"
+    )

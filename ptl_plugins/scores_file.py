@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ptl_plugins.durable import TEMPORARY_SUFFIX, replace
+from ptl_plugins.durable import TEMPORARY_SUFFIX
+from ptl_plugins.durable import replace as rename
 from ptl_plugins.errors import PruneError
 from ptl_plugins.types import Scores
 
@@ -37,7 +39,7 @@ def write_scores(path: Path, scores: Scores, about: Mapping[str, str] | None = N
         tensors |= {PROTECT + name: tensor for name, tensor in more_tensors.items()}
         facts |= {PROTECT + name: fact for name, fact in more_facts.items()}
     save_file(tensors, os.fspath(temporary), {**(about or {}), **facts})
-    replace(temporary, path)
+    rename(temporary, path)
 
 
 def read_scores(path: Path) -> tuple[Scores, dict[str, str]]:
@@ -48,21 +50,19 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, str]]:
     """
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+            _facts(path, about, "")  # before the tensors: a model's weights would be large
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a dtype numpy lacks
         raise PruneError(
             f"{path}: cannot be read as scores ({error}); make them with 'ptl profile'"
         ) from error
-    if missing := [name for name in FACTS if name not in about]:
-        raise PruneError(
-            f"{path}: is no scores file, its metadata lacks '{missing[0]}'; "
-            "make one with 'ptl profile'"
-        )
     second = {n.removeprefix(PROTECT): t for n, t in tensors.items() if n.startswith(PROTECT)}
     first = {name: t for name, t in tensors.items() if not name.startswith(PROTECT)}
-    protect = _scores(second, about, PROTECT, None) if second else None
-    scores = _scores(first, about, "", protect)
+    scores = _scores(path, first, about, "")
+    if second or PROTECT + FACTS[0] in about:
+        scores = replace(scores, protect=_scores(path, second, about, PROTECT))
+        _require_one_model(path, scores)
     return scores, {k: v for k, v in about.items() if k.removeprefix(PROTECT) not in FACTS}
 
 
@@ -82,17 +82,40 @@ def _flat(scores: Scores) -> tuple[dict[str, NDArray[np.float32]], dict[str, str
     return tensors, {name: str(getattr(scores, name)) for name in FACTS}
 
 
+def _facts(path: Path, about: Mapping[str, str], prefix: str) -> dict[str, int]:
+    """Return the facts of a corpus.
+
+    Raises:
+        PruneError: one is missing or no number.
+    """
+    wrong = [name for name in FACTS if not about.get(prefix + name, "").isdecimal()]
+    if wrong:
+        raise PruneError(
+            f"{path}: is no scores file, its metadata has no number '{prefix + wrong[0]}'; "
+            "make one with 'ptl profile'"
+        )
+    return {name: int(about[prefix + name]) for name in FACTS}
+
+
 def _scores(
-    statistics: dict[str, NDArray[np.float32]],
-    about: Mapping[str, str],
-    prefix: str,
-    protect: Scores | None,
+    path: Path, statistics: dict[str, NDArray[np.float32]], about: Mapping[str, str], prefix: str
 ) -> Scores:
-    facts = {name: int(about[prefix + name]) for name in FACTS}
+    facts = _facts(path, about, prefix)
     for name, tensor in statistics.items():
         if tensor.shape not in ((facts["num_layers"], facts["width"]), (facts["num_layers"],)):
             raise PruneError(
-                f"statistic '{name}' has shape {list(tensor.shape)}, but the scores are of "
-                f"{facts['num_layers']} layers of {facts['width']} neurons; profile again"
+                f"{path}: statistic '{prefix + name}' has shape {list(tensor.shape)}, but the "
+                f"scores are of {facts['num_layers']} layers of {facts['width']} neurons; "
+                "profile again"
             )
-    return Scores(statistics=statistics, **facts, protect=protect)
+    return Scores(statistics=statistics, **facts, protect=None)
+
+
+def _require_one_model(path: Path, scores: Scores) -> None:
+    assert scores.protect is not None
+    first, second = ((s.num_layers, s.width) for s in (scores, scores.protect))
+    if first != second:
+        raise PruneError(
+            f"{path}: the protect set's scores are of {second[0]} layers of {second[1]} neurons, "
+            f"the others of {first[0]} of {first[1]}; profile again"
+        )

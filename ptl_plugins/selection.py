@@ -15,7 +15,7 @@ from ptl_plugins.protection import spare_protected
 from ptl_plugins.registry import Registry
 from ptl_plugins.schedule import num_removed
 from ptl_plugins.selectors import resized, size_of
-from ptl_plugins.types import Cut, CutRequest, PrunePlan, Scores
+from ptl_plugins.types import Criterion, Cut, CutRequest, PrunePlan, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def choose(
         digest: of the scores, kept as provenance.
 
     Raises:
-        PruneError: a cut asks for more than there is, or scores are not finite.
+        PruneError: a cut asks for more than there is, or scores are missing or not finite.
     """
     present = present or original.after(width=scores.width, num_layers=scores.num_layers)
     removed: dict[str, Any] = {"neuron": (), "layer": ()}
@@ -60,9 +60,7 @@ def choose(
             multiple_of=multiple_of,
             importance=importance,
         )
-        number = num_removed(request, registry)
-        assert number is not None
-        _require_rest(cut, number, importance)
+        number = _number(request, importance, registry)
         rows = lowest_per_layer(importance if cut.unit == "neuron" else importance[None], number)
         if number:
             removed[cut.unit] = rows if cut.unit == "neuron" else rows[0]
@@ -87,31 +85,56 @@ def lowest_per_layer(importance: NDArray[np.float32], number: int) -> tuple[tupl
 def _importance(
     cut: Cut, scores: Scores, registry: Registry, protect_top: int
 ) -> NDArray[np.float32]:
-    import numpy as np
-
     criterion = registry.criteria.get(cut.criterion)
-    _require_statistics(cut, scores, registry)
-    importance = np.asarray(criterion.importance(scores))
-    bad = np.argwhere(~np.isfinite(importance))
-    if len(bad):
-        raise PruneError(
-            f"criterion '{cut.criterion}' is not finite in layer {bad[0, 0]} "
-            f"({len(bad)} of {importance.size} values): the model or its data overflow; "
-            "nothing was removed"
-        )
+    importance = _measured(cut, criterion, scores, "the scores")
     if cut.unit == "neuron" and protect_top:
+        if scores.protect is not None:
+            _measured(cut, criterion, scores.protect, "the scores of the protect set")
         importance = spare_protected(importance, criterion, scores, protect_top)
     return importance
 
 
-def _require_statistics(cut: Cut, scores: Scores, registry: Registry) -> None:
-    needed = [s.name for s in registry.criteria.get(cut.criterion).statistics]
-    missing = [name for name in needed if name not in scores.statistics]
-    if missing:
+def _measured(cut: Cut, criterion: Criterion, scores: Scores, whose: str) -> NDArray[np.float32]:
+    """Return the importance that `scores` give, checked."""
+    import numpy as np
+
+    needed = [statistic.name for statistic in criterion.statistics]
+    if missing := [name for name in needed if name not in scores.statistics]:
         raise PruneError(
-            f"criterion '{cut.criterion}' needs the statistic '{missing[0]}', which the scores do "
-            f"not hold (they hold {', '.join(sorted(scores.statistics))}); profile again"
+            f"criterion '{cut.criterion}' needs the statistic '{missing[0]}', which {whose} do "
+            f"not hold (they hold {', '.join(sorted(scores.statistics)) or 'none'}); profile again"
         )
+    importance = np.asarray(criterion.importance(scores), dtype=np.float32)
+    depth, width = scores.num_layers, scores.width
+    shape = (depth, width) if cut.unit == "neuron" else (depth,)
+    if importance.shape != shape:
+        raise PruneError(
+            f"criterion '{cut.criterion}' gave an importance of shape {list(importance.shape)}, "
+            f"but a {cut.unit} criterion of this model gives {list(shape)}"
+        )
+    _require_finite(cut, importance, whose)
+    return importance
+
+
+def _require_finite(cut: Cut, importance: NDArray[np.float32], whose: str) -> None:
+    import numpy as np
+
+    bad = np.argwhere(~np.isfinite(importance))
+    if len(bad):
+        raise PruneError(
+            f"criterion '{cut.criterion}' is not finite in layer {bad[0, 0]} of {whose} "
+            f"({len(bad)} of {importance.size} values): the model or its data overflow; "
+            "nothing was removed"
+        )
+
+
+def _number(request: CutRequest, importance: NDArray[np.float32], registry: Registry) -> int:
+    """Return how many go, held against how many there are."""
+    number = num_removed(request, registry)
+    if number is None:
+        raise PruneError(f"selector '{request.cut.selector}' gave no count, importances at hand")
+    _require_rest(request.cut, number, importance)
+    return number
 
 
 def _require_rest(cut: Cut, number: int, importance: NDArray[np.float32]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ptl_plugins.amounts import show_amount
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.types import Cut, CutRequest, Unit
@@ -54,8 +55,10 @@ class Threshold:
         """Return the number of candidates, or None before the importances are known."""
         if request.importance is None:
             return None
-        candidates = (request.importance <= request.cut.amount).sum(axis=-1)
-        return int(candidates.min())
+        import numpy as np
+
+        sigma = min(request.cut.amount, float(np.finfo(np.float32).max))  # protected: infinite
+        return int((request.importance <= sigma).sum(axis=-1).min())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +72,8 @@ class Target:
     name: str
     quantity: str
     """The property of `Geometry` that is meant."""
+    unit: str
+    """What it is counted in."""
     absolute: bool
     """Whether a number of 1 or more is understood, such as 5B."""
 
@@ -78,7 +83,7 @@ class Target:
             return None
         allowed = "a ratio of the original between 0 and 1"
         allowed += ", or a number of parameters such as 5B" if self.absolute else ""
-        return f"{cut.amount:g} is not {allowed} (selector '{self.name}')"
+        return f"{show_amount(cut.amount)} is not {allowed} (selector '{self.name}')"
 
     def count(self, request: CutRequest) -> int:
         """Return this round's share of what has to go.
@@ -86,33 +91,48 @@ class Target:
         Raises:
             PruneError: cutting this unit alone cannot reach the target.
         """
-        cut, present = request.cut, request.present
-        wanted = cut.amount
-        if cut.amount < 1:
-            wanted *= self._value(request.original)
-        # the quantity is linear in the size, so two sizes tell its slope
-        start, step = (self._value(resized(present, cut.unit, size)) for size in (0, 1))
-        left = math.floor((wanted - start) / (step - start))
-        if cut.unit == "neuron":
-            left = left // request.multiple_of * request.multiple_of
+        left = self._left(request)
         if left < 1:
-            least = self._value(resized(present, cut.unit, 1))
-            raise PruneError(
-                f"{self.name} {cut.amount:g} cannot be reached by cutting {cut.unit}s alone: one "
-                f"{cut.unit} would still leave {least:.4g}, and {wanted:.4g} are asked for"
-            )
-        way = max(0, size_of(present, cut.unit) - left)
-        return -(-way // cut.rounds_left)
+            raise PruneError(self._unreachable(request))
+        way = max(0, size_of(request.present, request.cut.unit) - left)
+        return -(-way // request.cut.rounds_left)
+
+    def _left(self, request: CutRequest) -> int:
+        """Return the size that meets the target, which may be none."""
+        unit = request.cut.unit
+        # the quantity is linear in the size, so two sizes tell its slope
+        start, one = (self._value(resized(request.present, unit, size)) for size in (0, 1))
+        left = math.floor((self._wanted(request) - start) / (one - start))
+        return left // _least(request) * _least(request)
+
+    def _unreachable(self, request: CutRequest) -> str:
+        unit = request.cut.unit
+        least = min(_least(request), size_of(request.present, unit))
+        rest = self._value(resized(request.present, unit, least))
+        size = f"width {least}" if unit == "neuron" else "one layer"
+        return (
+            f"{self.name} {show_amount(request.cut.amount)} cannot be reached by cutting {unit}s "
+            f"alone: {size} still leaves {rest:,.0f} {self.unit}, and {self._wanted(request):,.0f} "
+            f"are asked for; ask for more, or cut the other unit as well"
+        )
+
+    def _wanted(self, request: CutRequest) -> float:
+        amount = request.cut.amount
+        return amount if amount >= 1 else amount * self._value(request.original)
 
     def _value(self, geometry: Geometry) -> float:
         return float(getattr(geometry, self.quantity))
 
 
-PARAMETERS = Target(name="parameters", quantity="num_parameters", absolute=True)
+PARAMETERS = Target(name="parameters", quantity="num_parameters", unit="parameters", absolute=True)
 """All parameters, tied embeddings counted once."""
 
-FLOPS = Target(name="flops", quantity="flops_per_token", absolute=False)
+FLOPS = Target(name="flops", quantity="flops_per_token", unit="FLOPs per token", absolute=False)
 """FLOPs per token, the lm_head counted."""
+
+
+def _least(request: CutRequest) -> int:
+    return request.multiple_of if request.cut.unit == "neuron" else 1
 
 
 def size_of(geometry: Geometry, unit: Unit) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+UNFINISHED_SUFFIXES = (".ptl-part", ".ptl-tmp")
+"""What a killed `ptl` leaves for the next try."""
 HUB_SIDE_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
 
 
@@ -23,5 +25,5 @@ def side_files(original: str) -> Iterator[Path]:
 
 def _is_own(name: str) -> bool:
     """Whether a file describes the weights themselves, which are written anew."""
-    weights = name.endswith((*WEIGHT_SUFFIXES, ".index.json"))
+    weights = name.endswith((*WEIGHT_SUFFIXES, *UNFINISHED_SUFFIXES, ".index.json"))
     return weights or name.startswith(".") or name in ("config.json", "ptl_pruning.json")

@@ -15,8 +15,6 @@ from ptl_plugins.errors import PTLError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-READERS = {".json": "json", ".parquet": "parquet"}
-"""Suffixes that `datasets` reads; `.jsonl` and `.txt` take a line at a time."""
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 PLACE = r"{(\w+)}"
 """A column's name in a template."""
@@ -34,8 +32,9 @@ def read_texts(
     """Return `number` texts, chosen by `seed` among all that are not empty.
 
     Args:
-        data: a json, jsonl, parquet or txt file (a line is a text), a folder of such files of
-            one kind, or a data set of the hub; `owner/name:config` names its configuration.
+        data: a json (an array of objects, or lines of them), jsonl, parquet or txt file (a line
+            is a text), a folder of such files of one kind, or a data set of the hub;
+            `owner/name:config` names its configuration.
         column: the column that holds the text.
         template: in place of `column`, text with the names of columns in braces.
         split: the split of a data set of the hub.
@@ -108,12 +107,11 @@ def _rows(data: str, split: str) -> Iterable[Mapping[str, Any]]:
         trouble = f"data '{data}': no such file, and not readable as a data set of the hub"
         return _load(trouble, name, config or None, split=split)
     files = _files(data, path)
-    if kind := READERS.get(files[0].suffix):
+    if files[0].suffix == ".parquet":
         names = [str(file) for file in files]
-        return _load(
-            f"data '{data}': not readable as {kind}", kind, data_files=names, split="train"
-        )
-    return (row for file in files for row in _lines(file))
+        trouble = f"data '{data}': not readable as parquet"
+        return _load(trouble, "parquet", data_files=names, split="train")
+    return (row for file in files for row in _read(file))
 
 
 def _files(data: str, path: Path) -> list[Path]:
@@ -133,28 +131,46 @@ def _files(data: str, path: Path) -> list[Path]:
     return files
 
 
-def _lines(file: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a jsonl or txt file."""
+def _read(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a json, jsonl or txt file."""
     try:
         with file.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                if file.suffix == ".txt":
-                    yield {"text": line.rstrip("\n")}
-                elif line.strip():
-                    yield _object(file, number, line)
+            if file.suffix == ".txt":
+                yield from ({"text": line.rstrip("\n")} for line in stream)
+            elif file.suffix == ".json":
+                yield from _json(file, stream.read())
+            else:
+                yield from _lines(file, stream)
     except UnicodeDecodeError as error:
         raise PTLError(f"data '{file}': is not UTF-8 ({error})") from error
     except OSError as error:
         raise PTLError(f"data '{file}': cannot be read ({error.strerror})") from error
 
 
-def _object(file: Path, number: int, line: str) -> Mapping[str, Any]:
+def _lines(file: Path, stream: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield _object(_parse(file, line, f"line {number}"), file, f"line {number}")
+
+
+def _json(file: Path, text: str) -> Iterator[Mapping[str, Any]]:
+    if not text.lstrip().startswith("["):
+        yield from _lines(file, text.split("\n"))
+    else:
+        for number, row in enumerate(_parse(file, text, "it"), start=1):
+            yield _object(row, file, f"entry {number}")
+
+
+def _parse(file: Path, text: str, what: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except ValueError as error:
-        raise PTLError(f"data '{file}': line {number} is not JSON ({error})") from error
+        raise PTLError(f"data '{file}': {what} is not JSON ({error})") from error
+
+
+def _object(row: Any, file: Path, what: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise PTLError(f"data '{file}': line {number} is not a JSON object")
+        raise PTLError(f"data '{file}': {what} is not a JSON object")
     return row
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ptl_plugins.amounts import show_amount
 from ptl_plugins.cli.options import Plugins, RecipeFile
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.preflight import Plan
+from ptl_plugins.types import Cut
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,12 +48,15 @@ def plan_rows(planned: Plan) -> list[dict[str, Any]]:
     rows = [{"round": 0, "cut": "original", **_shape(original, original), "data_part": None}]
     for planned_round in planned.rounds:
         spec = planned_round.spec
-        cuts = [f"{c.amount:g} ({c.selector}) {c.unit} by {c.criterion}" for c in spec.cuts]
         shape = _shape(planned_round.geometry, original)
         part = f"{spec.index}/{number}"
-        cut = " + ".join(cuts) or "none"
+        cut = " + ".join(map(_cut, spec.cuts)) or "none"
         rows.append({"round": spec.index, "cut": cut, **shape, "data_part": part})
     return rows
+
+
+def _cut(cut: Cut) -> str:
+    return f"{show_amount(cut.amount)} ({cut.selector}) {cut.unit} by {cut.criterion}"
 
 
 def _shape(geometry: Geometry | None, original: Geometry) -> dict[str, Any]:

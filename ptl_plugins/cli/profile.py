@@ -115,11 +115,13 @@ def progress(ranks: Ranks) -> Iterator[Report]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=ranks.rank != 0) as bar:
-        tasks: dict[str, TaskID] = {}
+    bar = Progress(*columns, console=Console(stderr=True), disable=ranks.rank != 0)
+    tasks: dict[str, TaskID] = {}
+    with contextlib.ExitStack() as stack:
 
         def report(what: str, done: int, total: int) -> None:
+            if not tasks:  # before the first batch stderr is for errors alone
+                stack.enter_context(bar)
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)

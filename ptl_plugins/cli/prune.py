@@ -71,6 +71,14 @@ def prune(
         "--layer-threshold": ("threshold", layer_threshold),
         "--drop-layers": ("named", drop_layers),
     }
+    of_use = {
+        "--criterion": criterion,
+        "--multiple-of": multiple_of > 1,
+        "--protect-top": protect_top,
+        "--refit": refit,
+    }
+    _require_cut(of_use, of_neurons)
+    _require_cut({"--layer-criterion": layer_criterion}, of_layers, but="--drop-layers")
     # layers first: a target counts them
     cuts = [
         *_cut("layer", layer_criterion, of_layers, registry),
@@ -90,6 +98,17 @@ def prune(
         refit=refit,
     )
     _print(run_prune(request, registry), out)
+
+
+def _require_cut(
+    given: dict[str, Any], options: dict[str, tuple[str, str | None]], but: str = ""
+) -> None:
+    """Refuse what would be of no use, because nothing is cut that it is about."""
+    flags = [flag for flag in options if flag != but]
+    if any(options[flag][1] for flag in flags):
+        return
+    for flag in filter(given.get, given):
+        raise PTLError(f"prune: {flag} is of no use without one of {', '.join(flags)}")
 
 
 def _cut(
@@ -115,7 +134,10 @@ def _cut(
         if wrong:
             raise PTLError(f"prune: {flag}: {wrong}")
         if (found := registry.criteria.get(cut.criterion).unit) != unit:
-            raise PTLError(f"prune: criterion '{cut.criterion}' scores {found}s, not {unit}s")
+            raise PTLError(
+                f"prune: criterion '{cut.criterion}' scores {found}s, not {unit}s; "
+                "'ptl ls criteria' lists them"
+            )
         yield cut
 
 

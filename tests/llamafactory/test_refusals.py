@@ -30,8 +30,8 @@ CASES = {
         "ptl.schedule.0.amonut: unknown key (did you mean 'amount'?)",
     ),
     "unknown criterion": (
-        {"ptl": section(schedule=phase(criterion="activation_maks"))},
-        "ptl.schedule.0.criterion: unknown criterion 'activation_maks' "
+        {"ptl": section(schedule=phase(criterion="activation_maxx"))},
+        "ptl.schedule.0.criterion: unknown criterion 'activation_maxx' "
         "(did you mean 'activation_max'?); available: activation_max",
     ),
     "criterion of the other unit": (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from ptl_plugins import tensor_copy
+from ptl_plugins import shard_writer
 from ptl_plugins.checkpoint import save_live, side_files
 from ptl_plugins.checkpoint_surgery import prune_checkpoint
 from ptl_plugins.errors import PruneError
@@ -102,7 +102,8 @@ def sharded(folder, tmp_path_factory):
 def test_the_folder_is_the_one_that_the_live_path_writes(
     family, folder, sharded, tmp_path, monkeypatch, cut, chunk
 ):
-    monkeypatch.setattr(tensor_copy, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(shard_writer, "FLUSH_BYTES", chunk)
+    monkeypatch.setattr(shard_writer, "READ_BYTES", chunk)
     extra = {"ptl_pruning.json": {"history": []}}
     cut_live(folder, tmp_path / "live", family, CUTS[cut], extra=extra)
     for source, name in ((folder, "one"), (sharded, "many")):
@@ -157,7 +158,7 @@ def test_any_two_cuts_give_what_they_give_live(registry, cuts, dtype, biased, sh
         current = Path(name) / "0"
         model.save_pretrained(current, max_shard_size=shard)
         for number, plan in enumerate(cuts, start=1):
-            with mock.patch.object(tensor_copy, "CHUNK_BYTES", chunk):
+            with mock.patch.object(shard_writer, "FLUSH_BYTES", chunk):
                 prune(current, Path(name) / str(number), llama, plan)
             current = Path(name) / str(number)
             prune_live(model, llama, plan)
@@ -233,6 +234,8 @@ def test_given_outputs_take_the_place_of_the_cut(fused, tmp_path):
         (plan_of(12, 6, neurons=[(6,)] * 12), "ascending indices below 6"),
         (plan_of(12, 6, layers=(3, 3)), "ascending indices below 12"),
         (plan_of(12, 6, layers=(12,)), "ascending indices below 12"),
+        (plan_of(12, 6, layers=range(12)), "leaves 0 layers of 6 neurons"),
+        (plan_of(12, 6, neurons=[range(6)] * 12), "leaves 12 layers of 0 neurons"),
     ],
 )
 def test_a_plan_of_another_model_is_refused(fused, tmp_path, plan, words):
@@ -307,7 +310,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(fused, tmp_path,
 
 
 def test_a_result_that_is_not_as_planned_is_not_left(fused, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensor_copy.TensorCopier, "rows", lambda *args: None)
+    monkeypatch.setattr(shard_writer.ShardWriter, "rows", lambda *args: None)
     plan = plan_of(12, 6, neurons=[(1,)] * 12)
     with pytest.raises(PruneError, match="is not a whole safetensors file"):
         prune(fused, tmp_path / "out", FUSED, plan)

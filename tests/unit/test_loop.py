@@ -10,6 +10,7 @@ import pytest
 from ptl_plugins import hookimpl
 from ptl_plugins.errors import PluginError
 from ptl_plugins.families.llama import LLAMA
+from ptl_plugins.geometry import Geometry
 from ptl_plugins.loop import prune_tune_loop
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.ranks import SingleProcess
@@ -27,6 +28,9 @@ from ptl_plugins.types import (
 )
 
 CUT = Cut(unit="neuron", criterion="activation_max", selector="count", amount=2.0)
+ORIGINAL = Geometry(
+    num_layers=5, width=48, hidden=8, vocabulary=9, tied=True, layer_fixed=1, per_neuron=24
+)
 
 
 class Model:
@@ -120,8 +124,7 @@ def start(make_recipe, tmp_path):
             corpus=None,
             ranks=SingleProcess(),
             hooks=manager.hook,
-            original_width=48,
-            original_num_layers=5,
+            original=ORIGINAL,
         )
         try:
             return folder, prune_tune_loop(ctx, Subject(family=LLAMA, model=Model(width)), describe)

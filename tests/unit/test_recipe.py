@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe import RecipeSource, read_section
-from ptl_plugins.types import CalibrationSpec, Cut, EvaluationSpec
+from ptl_plugins.types import CalibrationSpec, Cut, EvaluationSpec, ProtectSpec
 
 PHASE = {"unit": "neuron", "amount": 2}
 
@@ -42,15 +43,17 @@ def phase(**keys):
     return {"schedule": [{**PHASE, **keys}]}
 
 
-def test_the_defaults_are_the_papers(read):
+def test_the_defaults_are_what_hurt_least(read):
+    """By measurement; the paper's are `activation_max` and `refit: none`."""
     section = read(schedule=[PHASE, {"unit": "layer", "amount": 1}, {"unit": "none", "rounds": 2}])
     assert [spec.cuts for spec in section.rounds] == [
-        (Cut(unit="neuron", criterion="activation_max", selector="count", amount=2.0),),
+        (Cut(unit="neuron", criterion="output_change", selector="count", amount=2.0),),
         (Cut(unit="layer", criterion="l2", selector="count", amount=1.0),),
         (),
         (),
     ]
     assert (section.family, section.seed, section.multiple_of) == (None, None, 1)
+    assert (section.refit, section.protect) == ("ridge", None)
     assert section.calibration == CalibrationSpec(
         num_sequences=128, max_length=None, batch_tokens=4096
     )
@@ -66,15 +69,19 @@ def test_every_key_reaches_the_section(read, tmp_path):
              "amount": 0.1, "rounds": 2},
             {"unit": "layer", "criterion": "last", "amount": 1},
         ],
-        order="layer_then_neuron", family="qwen2", seed=7, multiple_of=64,
+        order="layer_then_neuron", family="qwen2", seed=7, multiple_of=64, refit="none",
+        protect={"data": "a/corpus", "top": 9, "column": "body", "num_sequences": 5},
         calibration={"num_sequences": 3, "max_length": 9, "batch_tokens": 11},
         evaluate={"tasks": [{"evaluator": "chain_of_thought", "data": str(data)}],
                   "every": 2, "before_recovery": True},
     )  # fmt: skip
     neuron = Cut(unit="neuron", criterion="activation_mean", selector="fraction", amount=0.1)
     layer = Cut(unit="layer", criterion="last", selector="count", amount=1.0)
-    assert [spec.cuts for spec in section.rounds] == [(layer,), (neuron,), (neuron,)]
+    first = replace(neuron, rounds_left=2)
+    assert [spec.cuts for spec in section.rounds] == [(layer,), (first,), (neuron,)]
     assert (section.family, section.seed, section.multiple_of) == ("qwen2", 7, 64)
+    assert section.refit == "none"
+    assert section.protect == ProtectSpec(data="a/corpus", top=9, column="body", num_sequences=5)
     assert section.calibration == CalibrationSpec(num_sequences=3, max_length=9, batch_tokens=11)
     (task,) = section.evaluation.tasks
     assert (task.evaluator, task.settings) == ("chain_of_thought", {"data": str(data)})
@@ -104,17 +111,49 @@ def test_every_key_reaches_the_section(read, tmp_path):
         (
             phase(unit="layer", criterion="activation_max"),
             "schedule.0.criterion: 'activation_max' scores neurons, but the phase cuts layers; "
-            "allowed: l2",
+            "allowed: block_influence, l2, last",
         ),
         (
             phase(selector="cout"),
             "schedule.0.selector: unknown selector 'cout' (did you mean 'count'?)",
         ),
+        (
+            phase(criterion="output_chance"),
+            "schedule.0.criterion: unknown criterion 'output_chance' (did you mean "
+            "'output_change'?); available: ",
+        ),
+        (
+            phase(selector="treshold"),
+            "schedule.0.selector: unknown selector 'treshold' (did you mean 'threshold'?); "
+            "available: count, flops, fraction, parameters, threshold",
+        ),
         (phase(amount=2.5), "schedule.0.amount: 2.5 is not a whole number (selector 'count')"),
         (phase(amount=-1), "schedule.0.amount: -1 "),
         (phase(amount=float("nan")), "schedule.0.amount: nan "),
         (phase(amount=float("inf")), "schedule.0.amount: inf "),
-        (phase(amount="many"), "schedule.0.amount: 'many' "),
+        (phase(amount="nan"), "schedule.0.amount: 'nan' should be greater than or equal to 0"),
+        (phase(amount="inf"), "schedule.0.amount: 'inf' should be a finite number"),
+        (phase(amount="-1"), "schedule.0.amount: '-1' should be greater than or equal to 0"),
+        (phase(amount="-5B"), "schedule.0.amount: '-5B' should be greater than or equal to 0"),
+        *(
+            (
+                phase(amount=amount),
+                f"schedule.0.amount: {amount!r} is not a number such as 500, 0.1 or 5B",
+            )
+            for amount in ("many", "5X", "5b", "", True)
+        ),
+        (phase(amount=[1]), "schedule.0.amount: [1] "),
+        (phase(amount="0.5K", selector="fraction"), "schedule.0.amount: 500.0 is not below 1"),
+        (
+            phase(selector="parameters", amount=1),
+            "schedule.0.amount: 1 is not a ratio of the original between 0 and 1, or a number of "
+            "parameters such as 5B (selector 'parameters')",
+        ),
+        (
+            phase(selector="flops", amount="5B"),
+            "schedule.0.amount: 5B is not a ratio of the original between 0 and 1 (selector "
+            "'flops')",
+        ),
         (
             phase(selector="fraction", amount=1),
             "schedule.0.amount: 1.0 is not below 1 (selector 'fraction')",
@@ -134,7 +173,40 @@ def test_every_key_reaches_the_section(read, tmp_path):
         ({"seed": -1}, "seed: -1 "),
         ({"multiple_of": 0}, "multiple_of: 0 "),
         ({"calibration": {"batch_tokens": 0}}, "calibration.batch_tokens: 0 "),
-        ({"calibration": 3}, "calibration: 3 "),
+        (
+            {"calibration": 3},
+            "calibration: 3 is not a mapping of keys; allowed: num_sequences, max_length, "
+            "batch_tokens",
+        ),
+        *(
+            ({"refit": value}, f"refit: {value!r} should be 'ridge' or 'none'")
+            for value in ("rigde", None, True, "None")
+        ),
+        (
+            {"protect": "wiki.jsonl"},
+            "protect: 'wiki.jsonl' is not a mapping of keys; allowed: data, top, column, "
+            "num_sequences",
+        ),
+        ({"protect": {"data": "a/b"}}, "protect.top: is missing and has no default"),
+        ({"protect": {"top": 1}}, "protect.data: is missing and has no default"),
+        ({"protect": {"data": "", "top": 1}}, "protect.data: '' "),
+        ({"protect": {"data": "a/b", "top": 0}}, "protect.top: 0 should be greater than or"),
+        ({"protect": {"data": "a/b", "top": 0.5}}, "protect.top: 0.5 should be a valid integer"),
+        (
+            {"protect": {"data": "a/b", "top": 1, "num_sequences": 0}},
+            "protect.num_sequences: 0 should be greater than or equal to 1",
+        ),
+        (
+            {"protect": {"data": "a/b", "top": 1, "colum": "x"}},
+            "protect.colum: unknown key (did you mean 'column'?); allowed: data, top, column, ",
+        ),
+        *(
+            (
+                {"protect": {"data": data, "top": 1}},
+                f"protect.data: '{data}': no such file",
+            )
+            for data in ("wiki.jsonl", "./wiki", "/not/there", "~/not/there.parquet")
+        ),
         (
             {"evaluate": {"tasks": [{"evaluator": "chain_of_though"}]}},
             "evaluate.tasks.0.evaluator: unknown evaluator 'chain_of_though' (did you mean "
@@ -151,6 +223,42 @@ def test_every_key_reaches_the_section(read, tmp_path):
 def test_a_wrong_key_is_one_line(lines, keys, line):
     (only,) = lines(**keys)
     assert only.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("selector", "amount", "number"),
+    [
+        ("parameters", "5B", 5e9),
+        ("parameters", "1.5B", 1.5e9),
+        ("parameters", "0.5", 0.5),
+        ("parameters", 5_000_000_000, 5e9),
+        ("flops", 0.7, 0.7),
+        ("threshold", 0.003, 0.003),
+        ("threshold", 0, 0.0),
+        ("count", "1K", 1000.0),
+        ("fraction", "1e-1", 0.1),
+    ],
+)
+def test_an_amount_may_be_written_in_several_ways(read, selector, amount, number):
+    (spec,) = read(**phase(selector=selector, amount=amount)).rounds
+    (cut,) = spec.cuts
+    assert (cut.selector, cut.amount) == (selector, number)
+
+
+def test_the_protect_sets_defaults(read):
+    section = read(protect={"data": "a/corpus", "top": 3})
+    assert section.protect == ProtectSpec(data="a/corpus", top=3, column="text", num_sequences=128)
+
+
+def test_the_protect_sets_file_is_looked_for_unless_only_a_plan_is_wanted(registry, tmp_path):
+    data = tmp_path / "wiki.jsonl"
+    keys = {"schedule": [PHASE], "protect": {"data": str(data), "top": 1}}
+    source = RecipeSource(path=Path("my.yaml"), keys={}, text="", registry=registry)
+    with pytest.raises(RecipeError, match=r"protect\.data: '.*wiki\.jsonl': no such file$"):
+        read_section(source, keys, prefix="ptl")
+    read_section(replace(source, thorough=False), keys, prefix="ptl")
+    data.touch()
+    assert read_section(source, keys, prefix="ptl").protect.data == str(data)
 
 
 def test_all_problems_are_told_at_once_in_the_files_order(lines):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ptl_plugins import checkpoint_surgery, tensor_copy
+from ptl_plugins import checkpoint_surgery, shard_writer
 from ptl_plugins.checkpoint_surgery import prune_checkpoint
 from ptl_plugins.errors import PruneError
 from ptl_plugins.families.llama import LLAMA
@@ -20,8 +20,7 @@ PLAN = PrunePlan(
     scores_digest="d",
 )  # fmt: skip
 CALLS = {
-    "header and cut tensors": (os, "write"),
-    "whole tensors": (os, "copy_file_range"),
+    "weights": (os, "write"),
     "flush": (os, "fsync"),
     "JSON files": (checkpoint_surgery, "write_json"),
     "side files": (checkpoint_surgery.shutil, "copyfile"),
@@ -35,7 +34,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(tensor_copy, "CHUNK_BYTES", 2000)
+    monkeypatch.setattr(shard_writer, "FLUSH_BYTES", 2000)
 
 
 def prune(source, out):
@@ -91,7 +90,7 @@ def test_another_failure_is_told_and_leaves_nothing_either(source, tmp_path, mon
 
 
 def test_an_interrupt_leaves_nothing(source, tmp_path, monkeypatch):
-    failing(monkeypatch, "whole tensors", KeyboardInterrupt(), at=3)
+    failing(monkeypatch, "weights", KeyboardInterrupt(), at=3)
     with pytest.raises(KeyboardInterrupt):
         prune(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -99,7 +98,7 @@ def test_an_interrupt_leaves_nothing(source, tmp_path, monkeypatch):
 
 def test_the_next_attempt_works(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        failing(patch, "whole tensors", OSError(errno.ENOSPC, "full"), at=2)
+        failing(patch, "weights", OSError(errno.ENOSPC, "full"), at=2)
         with pytest.raises(PruneError):
             prune(source, tmp_path / "out")
     prune(source, tmp_path / "out")

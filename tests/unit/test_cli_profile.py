@@ -1,0 +1,328 @@
+"""`ptl profile` as a user meets it: what it prints, what it refuses, kill -9, and torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from safetensors import safe_open
+
+from ptl_plugins import text_data
+from ptl_plugins.cli.main import app, main
+from ptl_plugins.scores_file import read_scores
+from ptl_plugins.testing import tiny_texts, write_tiny_checkpoint, write_tiny_corpus
+
+OPTIONS = {
+    "--data", "--out", "--samples", "--max-length", "--batch-tokens", "--second-moments",
+    "--protect", "--column", "--template", "--split", "--seed", "-p",
+}  # fmt: skip
+"""A new option is a decision: it goes here, into docs/checkpoints.md and into the changelog."""
+PROFILE = ("profile", "model", "--data", "data/tiny.jsonl", "--out", "scores")
+PLUGIN = """
+from ptl_plugins.criteria import Statistic, StatisticCriterion
+from ptl_plugins.markers import hookimpl
+
+LEAST = Statistic(name="least", site="neuron", merge="sum",
+                  measure=lambda act: act.abs().amin(dim=0))
+
+@hookimpl
+def ptl_register(registry):
+    formula = lambda scores: scores.statistics["least"]
+    registry.criteria.add("least", StatisticCriterion(
+        unit="neuron", statistics=(LEAST,), formula=formula))
+"""
+DYING = """
+import os, signal, sys
+from ptl_plugins import profile_journal
+from ptl_plugins.tally import MomentTally, StatisticTally
+
+profile_journal.FileJournal.__init__.__kwdefaults__["interval"] = 0.0
+profile_journal.SHARE = float("inf")
+last, seen = int(sys.argv.pop(1)), 0
+
+def deadly(see):
+    def dying(self, site, layer, *words):
+        global seen
+        see(self, site, layer, *words)
+        seen += site == "neuron" and layer == 2
+        if seen == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return dying
+
+StatisticTally.see = deadly(StatisticTally.see)
+
+from ptl_plugins.cli.main import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("models") / "model")
+
+
+@pytest.fixture
+def place(tmp_path, model, monkeypatch):
+    """The working directory: `model` and `data`."""
+    (tmp_path / "model").symlink_to(model)
+    write_tiny_corpus(tmp_path / "data", num_documents=12)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def ptl(monkeypatch, capfd):
+    """Run `ptl` in this process; return exit code, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["ptl", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as raised:
+            main()
+        out, err = capfd.readouterr()
+        return raised.value.code or 0, out, err
+
+    return run
+
+
+def listing(folder):
+    """Return every file with its time and size, and every folder."""
+    return {p: (p.is_dir(), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+
+
+def content(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return file.metadata(), {n: t.numpy().tobytes() for n, t in tensors.items()}
+
+
+def start(*command):
+    return subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+    )
+
+
+def test_every_option_is_known():
+    command = typer.main.get_command(app).commands["profile"]
+    named = {name for option in command.params for name in option.opts if name.startswith("-")}
+    assert named == OPTIONS
+    assert [p.name for p in command.params if p.required] == ["model", "data", "out"]
+
+
+def test_every_option_is_in_the_docs():
+    page = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+    text = page.read_text(encoding="utf-8").split("## ptl profile")[1].split("## ptl prune")[0]
+    assert {name for name in OPTIONS - {"-p"} if f"`{name} " not in text} == set()
+
+
+def test_the_defaults_are_those_of_the_library():
+    from ptl_plugins.profile_run import ProfileRequest
+
+    for parameter in typer.main.get_command(app).commands["profile"].params:
+        if parameter.name in ProfileRequest.__dataclass_fields__ and not parameter.required:
+            field = ProfileRequest.__dataclass_fields__[parameter.name]
+            assert parameter.default == field.default, parameter.name
+
+
+def test_it_prints_one_line_and_the_progress_apart(place, ptl):
+    tokens = read_tokens(place)
+    code, out, err = ptl(*PROFILE)
+    assert code == 0
+    assert out == f"scores: scores written: {tokens} tokens of 12 texts, 12 statistics\n"
+    assert "profile" in err
+    assert "1/1" in err
+    assert sorted(p.name for p in place.iterdir()) == ["data", "model", "scores"]
+
+
+def read_tokens(place):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    lines = (place / "data" / "tiny.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(len(tokenizer(json.loads(line)["text"])["input_ids"]) for line in lines)
+
+
+def test_again_it_says_that_the_scores_are_there_already(place, ptl):
+    ptl(*PROFILE)
+    before = listing(place)
+    code, out, err = ptl(*PROFILE)
+    assert (code, err.strip()) == (0, "")
+    assert out.startswith("scores: scores were there already: ")
+    assert listing(place) == before
+
+
+def test_every_option_reaches_the_profile(place, ptl):
+    rows = [{"q": text, "a": "yes"} for text in tiny_texts(20, seed=3)]
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = [
+        "profile", "model", "--data", "rows.jsonl", "--out", "new/scores", "--samples", "7",
+        "--max-length", "10", "--batch-tokens", "20", "--template", "{q} {a}", "--seed", "4",
+        "--protect", "data/tiny.jsonl", "--second-moments", "new/moments",
+    ]  # fmt: skip
+    code, out, err = ptl(*words)
+    assert (code, out) == (0, "new/scores: scores written: 70 tokens of 7 texts, 12 statistics\n")
+    assert "4/4" in err, "batches of two"
+    scores, about = read_scores(place / "new" / "scores")
+    assert (scores.num_sequences, scores.protect.num_sequences) == (7, 7)
+    assert set(about) == {"model_digest", "data_digest", "protect_digest"}
+    assert len(list((place / "new" / "moments").iterdir())) == 5
+    for other in (["--seed", "5"], ["--template", "{a} {q}"]):
+        ptl(*words[:5], "again", *words[6:-4], *other)
+        assert read_scores(place / "again")[1]["data_digest"] != about["data_digest"]
+        (place / "again").unlink()
+
+
+def test_the_split_is_of_the_main_corpus(place, ptl, monkeypatch):
+    asked = []
+
+    def hub(data, split):
+        asked.append((data, split))
+        return [{"text": "1 + 1 = 2."}]
+
+    monkeypatch.setattr(text_data, "_hub", hub)
+    words = [*PROFILE, "--data", "owner/name:config", "--split", "test", "--protect", "owner/other"]
+    assert ptl(*words)[0] == 0
+    assert asked == [("owner/name:config", "test"), ("owner/other", "train")]
+
+
+def test_a_column_is_named(place, ptl):
+    rows = [{"q": text} for text in tiny_texts(5)]
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    code, _, err = ptl(*PROFILE, "--data", "rows.jsonl")
+    assert code == 2
+    assert err.startswith("ptl: data 'rows.jsonl': has no column 'text'; it has q; ")
+    assert ptl(*PROFILE, "--data", "rows.jsonl", "--column", "q")[0] == 0
+
+
+def test_a_plugins_criterion_is_profiled_too(place, ptl, monkeypatch):
+    (place / "my_criterion.py").write_text(PLUGIN, encoding="utf-8")
+    monkeypatch.syspath_prepend(place)
+    code, out, _ = ptl(*PROFILE, "-p", "my_criterion")
+    assert code == 0
+    assert out.endswith("13 statistics\n")
+    assert "least" in read_scores(place / "scores")[0].statistics
+
+
+REFUSED = {
+    "no such model": (["--out", "s"], ["nowhere/at/all"], "model 'nowhere/at/all': no such folder"),
+    "no such data": (["--data", "no.jsonl"], [], "data 'no.jsonl': no such file"),
+    "data of another kind": (["--data", "model/LICENSE"], [], "data 'model/LICENSE': not one of"),
+    "no such column": (["--column", "body"], [], "has no column 'body'; it has text; name one"),
+    "template without a column": (["--template", "x"], [], "template 'x' names no column in bra"),
+    "no such protect corpus": (["--protect", "no.txt"], [], "--protect (texts in a column 'text'"),
+    "out is a folder": (
+        ["--out", "data"],
+        [],
+        "--out data: is there already, and is no scores file; name ano",
+    ),
+    "out holds something else": (
+        ["--out", "data/tiny.jsonl"],
+        [],
+        "--out data/tiny.jsonl: is there al",
+    ),
+    "out under a file": (["--out", "data/tiny.jsonl/s"], [], "--out: the folder data/tiny.jsonl c"),
+    "moments in a file": (["--second-moments", "data/tiny.jsonl"], [], "--second-moments: the fol"),
+    "no such plugin": (["-p", "not_there"], [], "-p not_there: no module named 'not_there'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(place, ptl, case):
+    words, other_model, told = REFUSED[case]
+    before = listing(place)
+    code, out, err = ptl("profile", *(other_model or ["model"]), *PROFILE[2:], *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("ptl: ")
+    assert told in err
+    assert err.count("\n") == 1
+    assert listing(place) == before
+
+
+def test_other_scores_are_refused_and_left_alone(place, ptl):
+    ptl(*PROFILE)
+    before = listing(place)
+    code, out, err = ptl(*PROFILE, "--samples", "5")
+    assert (code, out) == (2, "")
+    assert err == (
+        "ptl: scores: holds scores already, with another data_digest; name another file with "
+        "--out, or remove it\n"
+    )
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--samples", "0"], ["--max-length", "0"], ["--batch-tokens", "-1"], ["--seed", "-1"],
+        ["--samples", "many"], ["--protect-top", "3"],
+    ],
+)  # fmt: skip
+def test_a_wrong_number_or_option_is_exit_code_2(place, ptl, words):
+    before = listing(place)
+    code, out, err = ptl(*PROFILE, *words)
+    assert (code, out) == (2, "")
+    assert words[0] in err
+    assert "Traceback" not in err
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("missing", ["--data", "--out"])
+def test_data_and_out_are_needed(place, ptl, missing):
+    at = PROFILE.index(missing)
+    code, _, err = ptl(*PROFILE[:at], *PROFILE[at + 2 :])
+    assert code == 2
+    assert f"Missing option '{missing}'" in err
+
+
+def test_after_kill_9_the_same_command_goes_on(place, ptl):
+    words = [*PROFILE, "--batch-tokens", "128", "--second-moments", "moments"]
+    killed = start(sys.executable, "-c", DYING, "2", *words)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [p.name for p in place.glob("scores*")] == ["scores.0.ptl-part"]
+    code, out, err = ptl(*words)
+    assert (code, out[:23]) == (0, "scores: scores written:")
+    assert "3/3" in err
+    assert not list(place.glob("*ptl-*"))
+    ptl(*[*words[:5], "whole", *words[6:-1], "moments2"])
+    assert content(place / "scores") == content(place / "whole")
+    for layer in (place / "moments").iterdir():
+        assert content(layer) == content(place / "moments2" / layer.name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_torchrun_gives_what_one_process_gives(place, ptl):
+    more = ["--batch-tokens", "128", "--second-moments", "moments", "--protect", "data/prot.jsonl"]
+    rows = [json.dumps({"text": text}) for text in tiny_texts(8, seed=7)]
+    (place / "data" / "prot.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    torchrun = Path(sys.executable).with_name("torchrun")
+    done = start(torchrun, "--nproc-per-node", 2, "-m", "ptl_plugins", *PROFILE, *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("scores written") == 1, "only the main rank prints"
+    assert done.stderr.count("protect") == 1
+    assert not list(place.glob("*ptl-*"))
+    one = [*PROFILE[:5], "one", *more[:3], "moments1", *more[4:]]
+    code, out, _ = ptl(*one)
+    assert (code, out.split(": ", 1)[1]) == (0, done.stdout.split(": ", 1)[1])
+    (two, about), (alone, same) = read_scores(place / "scores"), read_scores(place / "one")
+    assert about == same
+    for ours, theirs in ((two, alone), (two.protect, alone.protect)):
+        assert ours.statistics.keys() == theirs.statistics.keys()
+        assert (ours.num_tokens, ours.num_sequences) == (theirs.num_tokens, theirs.num_sequences)
+        for name, value in theirs.statistics.items():
+            close = {"rtol": 1e-4, "atol": 1e-4}
+            torch.testing.assert_close(
+                torch.tensor(ours.statistics[name]), torch.tensor(value), **close, msg=name
+            )
+    for layer in sorted((place / "moments1").iterdir()):
+        with safe_open(layer, "pt") as first, safe_open(place / "moments" / layer.name, "pt") as b:
+            assert first.metadata() == b.metadata()
+            first_moment, second_moment = (f.get_tensor("second_moment") for f in (first, b))
+            torch.testing.assert_close(first_moment, second_moment, rtol=1e-4, atol=1e-5)
