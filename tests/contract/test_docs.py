@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import MISSING
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import get_args, get_origin
 
 import pydantic
 import pytest
@@ -22,8 +22,9 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from llamafactory_ext import recipe as llamafactory_recipe
-from ptl_plugins import hookspecs
+from ptl_plugins import hookspecs, recipe, second_moments, steps
 from ptl_plugins.calibration import pad
+from ptl_plugins.criteria import Site, Statistic
 from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators import task
 from ptl_plugins.families import Family, find_family
@@ -34,8 +35,10 @@ from ptl_plugins.model_config import read_config
 from ptl_plugins.profiling import profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.recipe import RecipeSource, SectionModel
+from ptl_plugins.schedule import plan_rounds
 from ptl_plugins.surgery import prune_live
 from ptl_plugins.testing import tiny_model, tiny_tokenizer, write_tiny_corpus
+from ptl_plugins.types import CutRequest
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("ptl_")}
@@ -72,11 +75,10 @@ def keys_of(model, prefix=""):
     for name, field in model.model_fields.items():
         yield prefix + name, field
         outer = field.annotation
-        if isinstance(outer, type) and issubclass(outer, pydantic.BaseModel):
-            yield from keys_of(outer, f"{prefix}{name}.")
-        for inner in get_args(outer):
+        item = "[]." if get_origin(outer) is list else "."  # else the model itself, or None
+        for inner in (outer, *get_args(outer)):
             if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-                yield from keys_of(inner, f"{prefix}{name}[].")
+                yield from keys_of(inner, f"{prefix}{name}{item}")
 
 
 KEYS = dict(keys_of(SectionModel))
@@ -89,9 +91,10 @@ def rows_of_section():
 
 
 def test_the_walk_over_the_models_reaches_the_nested_keys():
-    assert {"schedule[].amount", "calibration.max_length", "evaluate.tasks[].evaluator"} <= set(
-        KEYS
-    )
+    nested = {
+        "schedule[].amount", "protect.top", "calibration.max_length", "evaluate.tasks[].evaluator",
+    }  # fmt: skip
+    assert nested <= set(KEYS)
 
 
 def test_the_documented_keys_are_those_of_the_code():
@@ -111,11 +114,67 @@ def test_a_keys_documented_default_is_the_codes(key):
 
 
 def test_the_allowed_words_of_a_key_are_documented():
-    for key in ("schedule[].unit", "order"):
+    for key in ("schedule[].unit", "order", "refit"):
         words = get_args(KEYS[key].annotation)
         row = next(r for r in read("recipes.md").splitlines() if r.startswith(f"| `{key}`"))
         assert words
         assert all(f"`{word}`" in row for word in words)
+
+
+def test_the_documented_default_criteria_are_the_codes():
+    row = next(r for r in read("recipes.md").splitlines() if "`schedule[].criterion`" in r)
+    for unit, name in recipe.DEFAULT_CRITERION.items():
+        assert f"`{name}` for {unit}s" in row
+
+
+def names_of_table(heading):
+    """Return the names in the first column of the table below a paragraph of recipes.md."""
+    text = read("recipes.md").split(f"**{heading}.**")[1].split("\n\n")[1]
+    return [
+        name
+        for line in text.splitlines()[2:]
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+
+
+def test_the_tables_of_criteria_and_selectors_are_the_registry(registry):
+    for heading, catalogue in (("Criteria", registry.criteria), ("Selectors", registry.selectors)):
+        assert sorted(names_of_table(heading)) == catalogue.names()
+
+
+def test_the_table_of_criteria_tells_neurons_from_layers(registry):
+    rows = read("recipes.md").split("**Criteria.**")[1].split("\n\n")[1].splitlines()[2:]
+    for row in rows:
+        names, unit = row.split("|")[1:3]
+        assert {f"{registry.criteria.get(n).unit}s" for n in re.findall(r"`(\w+)`", names)} == {
+            unit.strip()
+        }
+
+
+def test_the_length_of_protected_texts_is_documented():
+    text = read("recipes.md").split("**Protect set.**")[1].split("\n\n")[0]
+    assert f"`calibration.max_length` tokens, {steps.PROTECT_MAX_LENGTH} where it is" in text
+
+
+def test_the_share_of_memory_for_second_moments_is_documented():
+    text = read("recipes.md").split("**Refit.**")[1].split("\n\n")[0]
+    assert f"fit into {second_moments.SHARE:.0%} of what is free" in text.replace(" %", "%")
+    assert f"({4 * 14336**2 / 1e6:.0f} MB at width 14336)" in text
+
+
+def test_the_sites_of_a_statistic_are_documented_as_in_the_code():
+    documented = [line.strip() for line in inspect.getdoc(Statistic).splitlines()]
+    table = [line for line in documented if line.startswith("|")]
+    assert len(table) == 2 + 4
+    assert "\n".join(table) in read("hooks.md")
+    assert {name for row in table[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(
+        get_args(Site)
+    )
+
+
+def test_what_a_selector_may_look_at_is_documented():
+    text = read("hooks.md").split("## A selector")[1].split("```")[0]
+    assert all(f"`{name}`" in text for name in CutRequest.__dataclass_fields__)
 
 
 def test_the_settings_of_the_evaluator_are_documented_with_their_defaults():
@@ -221,7 +280,7 @@ def manager_with(examples):
 
 
 def test_the_examples_are_found(examples):
-    assert set(examples) == {"act_rms", "slow_steps", "starcoder2_family", "text_model"}
+    assert set(examples) == {"act_rms", "keep", "slow_steps", "starcoder2_family", "text_model"}
 
 
 def test_the_entry_point_of_the_example_names_its_module(examples):
@@ -244,8 +303,21 @@ def test_the_examples_criterion_is_the_rms_of_act(manager_with):
     assert len(act) == 6
     expected = act.square().mean(dim=0).sqrt()
     importance = criterion.importance(scores)
-    assert importance.shape == (5, 48)
-    torch.testing.assert_close(importance[-1], expected)
+    assert (importance.shape, importance.dtype) == ((5, 48), "float32")
+    torch.testing.assert_close(torch.from_numpy(importance[-1]), expected)
+
+
+def test_the_examples_selector_leaves_what_the_recipe_asks_for(manager_with):
+    registry = build_registry(manager_with("keep"))
+    source = RecipeSource(path=Path("x.yaml"), keys={}, text="", registry=registry)
+    phase = {"unit": "neuron", "selector": "keep", "amount": 20, "rounds": 3}
+    layers = {"unit": "layer", "selector": "keep", "amount": 2}
+    rounds = recipe.read_section(source, {"schedule": [phase, layers]}, prefix="ptl").rounds
+    start = geometry(tiny_model("llama").config.to_dict(), registry.families.get("llama"))
+    shapes = [p.geometry for p in plan_rounds(rounds, start, registry)]
+    assert [(s.width, s.num_layers) for s in shapes] == [(38, 5), (29, 5), (20, 5), (20, 2)]
+    with pytest.raises(PTLError, match=r"ptl.schedule.0.amount: 2.5 is not a whole number of 1"):
+        recipe.read_section(source, {"schedule": [{**phase, "amount": 2.5}]}, prefix="ptl")
 
 
 def test_the_examples_callback_adds_to_the_logs(manager_with):

@@ -179,17 +179,23 @@ def test_every_option_reaches_the_profile(place, ptl):
         (place / "again").unlink()
 
 
-def test_the_split_is_of_the_main_corpus(place, ptl, monkeypatch):
+def test_split_column_and_template_are_of_the_main_corpus(place, ptl, monkeypatch):
     asked = []
 
-    def hub(data, split):
-        asked.append((data, split))
-        return [{"text": "1 + 1 = 2."}]
+    def read(data, **keys):
+        asked.append((data, keys["split"], keys["column"], keys["template"]))
+        return ["1 + 1 = 2."]
 
-    monkeypatch.setattr(text_data, "_hub", hub)
-    words = [*PROFILE, "--data", "owner/name:config", "--split", "test", "--protect", "owner/other"]
-    assert ptl(*words)[0] == 0
-    assert asked == [("owner/name:config", "test"), ("owner/other", "train")]
+    monkeypatch.setattr(text_data, "read_texts", read)
+    words = [
+        "--data", "owner/name:config", "--split", "test", "--column", "c", "--template", "{c}",
+        "--protect", "owner/other",
+    ]  # fmt: skip
+    assert ptl(*PROFILE, *words)[0] == 0
+    assert asked == [
+        ("owner/name:config", "test", "c", "{c}"),
+        ("owner/other", "train", "text", None),
+    ]
 
 
 def test_a_column_is_named(place, ptl):
