@@ -23,8 +23,7 @@ def pruned_config(config: Mapping[str, Any], family: Family, plan: PrunePlan) ->
     _require_size(config, family.width_key, plan.width, "neurons")
     _require_size(config, family.depth_key, plan.num_layers, "layers")
     pruned = {**config, family.width_key: plan.new_width, family.depth_key: plan.new_num_layers}
-    gone = set(plan.removed_layers)
-    kept = [index for index in range(plan.num_layers) if index not in gone]
+    gone, kept = plan.removed_layers, plan.kept_layers()
     facts = _with_defaults(config, family)
     for key in filter(lambda key: key in config or gone, family.per_layer_keys):
         if facts.get(key):

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pluggy
 
+from ptl_plugins.amounts import show_amount
 from ptl_plugins.errors import PluginError
 from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import read_plan, write_plan
@@ -52,7 +53,7 @@ def prune_tune_loop(
                 subject = answer(
                     ctx.hooks.ptl_prune(ctx=ctx, subject=subject, plan=plan), "ptl_prune"
                 )
-            log.say(f"round {spec.index}: {plan!r}")
+            log.say(f"round {spec.index}: {plan!r}" + (", nothing goes" if plan.is_empty else ""))
             if ctx.recipe.evaluation.before_recovery:
                 pruned = evaluate(ctx, subject, log, name="evaluate_pruned")
         for stage in ctx.recipe.stages:  # lines 9, 10
@@ -142,7 +143,7 @@ def _tell(hook: pluggy.HookCaller, /, **arguments: object) -> None:
 
 
 def _describe(spec: RoundSpec) -> str:
-    cuts = (f"{c.unit}s by {c.criterion}, {c.selector} {c.amount:g}" for c in spec.cuts)
+    cuts = (f"{c.unit}s by {c.criterion}, {c.selector} {show_amount(c.amount)}" for c in spec.cuts)
     return "; ".join(cuts) or "recovery only"
 
 

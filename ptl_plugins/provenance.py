@@ -31,12 +31,11 @@ class Provenance:
 
     def after(self, plan: PrunePlan, parent: Mapping[str, str] | None = None) -> Provenance:
         """Return the provenance after `plan` was carried out on the checkpoint `parent`."""
-        gone = [set(row) for row in plan.removed_neurons] or [set()] * plan.num_layers
-        kept = [i for i in range(plan.num_layers) if i not in set(plan.removed_layers)]
+        kept = plan.kept_layers()
         return Provenance(
             layers=tuple(self.layers[i] for i in kept),
             neurons=tuple(
-                tuple(n for j, n in enumerate(self.neurons[i]) if j not in gone[i]) for i in kept
+                tuple(self.neurons[i][neuron] for neuron in plan.kept_neurons(i)) for i in kept
             ),
             history=(*self.history, _entry(plan, parent)),
         )

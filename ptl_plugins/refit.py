@@ -100,13 +100,10 @@ def refit_live(
 
     The main rank reads and solves, one layer at a time; the others get its columns.
     """
-    for index, layer in enumerate(decoder_layers(model, family)):
-        if index in plan.removed_layers:
-            continue
-        weight, removed = ffn_output(layer, family).weight, plan.removed_neurons[index]
-        keep = torch.ones(plan.width, dtype=torch.bool)
-        keep[list(removed)] = False
-        columns = keep.nonzero().flatten().to(weight.device)
+    layers = decoder_layers(model, family)
+    for index in plan.kept_layers():
+        weight, removed = ffn_output(layers[index], family).weight, plan.removed_neurons[index]
+        columns = torch.tensor(plan.kept_neurons(index), device=weight.device)
         new = torch.zeros(weight.shape[0], len(columns), device=weight.device)
         if ranks.rank == 0:
             moment = moments.read(index, plan.width)

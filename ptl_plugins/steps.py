@@ -81,12 +81,16 @@ def ptl_prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject |
     """Refit and cut the live model in place, and note where what is left came from."""
     if subject.model is None:
         return None
+    from ptl_plugins.ranks import main_first
     from ptl_plugins.surgery import prune_live
 
     if plan.removed_neurons and ctx.recipe.refit == "ridge":
         _refit(ctx, subject, plan)
     prune_live(subject.model, subject.family, plan)
     _note_provenance(ctx, plan)
+    with main_first(ctx.ranks) as main:
+        if main:  # gigabytes that have done their work
+            shutil.rmtree(_moments(ctx).path, ignore_errors=True)
     return subject
 
 
@@ -127,7 +131,6 @@ def _refit(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> None:
     """Refit from the round's second moments; a resumed round may have to gather them again."""
     from ptl_plugins.live import stored_weights
     from ptl_plugins.profiling import profile
-    from ptl_plugins.ranks import main_first
     from ptl_plugins.refit import refit_live
 
     assert subject.model is not None
@@ -137,9 +140,6 @@ def _refit(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> None:
             subject.model, subject.family, _batches(ctx, subject), (), ctx.ranks, moments=moments
         )
         refit_live(subject.model, subject.family, plan, moments, ctx.ranks)
-    with main_first(ctx.ranks) as main:
-        if main:
-            shutil.rmtree(moments.path)
 
 
 def _moments(ctx: RoundContext) -> MomentFolder:

@@ -36,18 +36,11 @@ def prune_live(model: PreTrainedModel, family: Family, plan: PrunePlan) -> None:
     require_uniform(plan)
     for index, layer in enumerate(layers):
         _require_fits(layer, index, family, plan.width)
-    for layer, removed in zip(layers, plan.removed_neurons, strict=False):
-        _cut_neurons(layer, family, _kept(plan.width, removed))
+    for index, layer in enumerate(layers if plan.removed_neurons else []):
+        _cut_neurons(layer, family, torch.tensor(plan.kept_neurons(index)))
     if plan.removed_layers:
-        _cut_layers(model, family, _kept(plan.num_layers, plan.removed_layers))
+        _cut_layers(model, family, plan.kept_layers())
     _update_config(model, family, plan)
-
-
-def _kept(size: int, removed: Sequence[int]) -> torch.Tensor:
-    """Return the ascending indices below `size` that are not in `removed`."""
-    keep = torch.ones(size, dtype=torch.bool)
-    keep[torch.as_tensor(removed, dtype=torch.long)] = False
-    return keep.nonzero().flatten()
 
 
 def _require_fits(layer: nn.Module, index: int, family: Family, size: int) -> None:
@@ -87,12 +80,12 @@ def _sliced(parameter: torch.Tensor, dim: int, kept: torch.Tensor) -> nn.Paramet
     return nn.Parameter(data, requires_grad=parameter.requires_grad)
 
 
-def _cut_layers(model: PreTrainedModel, family: Family, kept: torch.Tensor) -> None:
+def _cut_layers(model: PreTrainedModel, family: Family, kept: Sequence[int]) -> None:
     old = decoder_layers(model, family)
     setattr(
         decoder(model, family),
         family.layers.rpartition(".")[2],
-        nn.ModuleList(old[index] for index in kept.tolist()),
+        nn.ModuleList(old[index] for index in kept),
     )
     for position, layer in enumerate(decoder_layers(model, family)):
         for module in layer.modules():
@@ -103,7 +96,7 @@ def _cut_layers(model: PreTrainedModel, family: Family, kept: torch.Tensor) -> N
 def _update_config(model: PreTrainedModel, family: Family, plan: PrunePlan) -> None:
     config = model.config
     setattr(config, family.width_key, plan.new_width)
-    kept = _kept(plan.num_layers, plan.removed_layers).tolist()
+    kept = plan.kept_layers()
     for key in family.per_layer_keys:
         if getattr(config, key, None):
             values = getattr(config, key)

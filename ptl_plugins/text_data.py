@@ -81,7 +81,7 @@ class _Form:
             if column not in row:
                 raise PTLError(
                     f"{self.where}: has no column '{column}'; it has {', '.join(row)}; "
-                    "name one with --column, or several in a --template"
+                    "name one of them as the column, or several in a template"
                 )
         plain = {column: _plain(row[column]) for column in self.columns}
         if not any(text.strip() for text in plain.values()):

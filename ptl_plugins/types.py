@@ -156,6 +156,21 @@ class PrunePlan:
         """Number of layers after the cut."""
         return self.num_layers - len(self.removed_layers)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing goes: a threshold may find nothing below it."""
+        return not self.removed_neurons and not self.removed_layers
+
+    def kept_layers(self) -> list[int]:
+        """Return the layers that stay, ascending."""
+        gone = set(self.removed_layers)
+        return [layer for layer in range(self.num_layers) if layer not in gone]
+
+    def kept_neurons(self, layer: int) -> list[int]:
+        """Return the neurons of `layer` that stay, ascending."""
+        gone = set(self.removed_neurons[layer]) if self.removed_neurons else set()
+        return [neuron for neuron in range(self.width) if neuron not in gone]
+
     def digest(self) -> str:
         """Return a SHA-256 of what goes: equal plans have equal digests."""
         what = (self.num_layers, self.width, self.removed_neurons, self.removed_layers)

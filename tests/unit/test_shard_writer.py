@@ -87,7 +87,7 @@ def test_flushes_lie_at_multiples_of_their_size_in_the_file(files, monkeypatch):
 
     monkeypatch.setattr("os.write", watched)
     monkeypatch.setattr(shard_writer, "FLUSH_BYTES", 1000)
-    monkeypatch.setattr(shard_writer, "READ_BYTES", 300)
+    monkeypatch.setattr(shard_writer, "READ_BYTES", 900)
     writer = ShardWriter(source, target)
     writer.raw(np.frombuffer(raw[:7], np.uint8))
     writer.whole(entry(end=OFFSET + 500))
@@ -95,6 +95,7 @@ def test_flushes_lie_at_multiples_of_their_size_in_the_file(files, monkeypatch):
     writer.columns(entry(shape=(100, 30), end=OFFSET + 3000), np.arange(3, 30))
     writer.finish()
     assert sizes == [1000] * 4 + [(7 + 500 + 1500 + 2700) % 1000]
+    assert len(writer._pending) <= 1000 + 30, "rows go in until one is over, not more"
     matrix = np.frombuffer(raw[OFFSET : OFFSET + 3000], np.uint8).reshape(100, 30)
     parts = [raw[:7], raw[OFFSET : OFFSET + 500], matrix[::2].tobytes(), matrix[:, 3:].tobytes()]
     assert path.read_bytes() == b"".join(parts)
