@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from ptl_plugins.types import PrunePlan
 
 
 def refitted_outputs(
-    checkpoint: Checkpoint, family: Family, plan: PrunePlan, moments: Path, model_digest: str
+    checkpoint: Checkpoint, family: Family, plan: PrunePlan, moments: MomentFolder
 ) -> NewOutputs:
     """Return what gives a layer's refitted output matrix, for `prune_checkpoint`.
 
@@ -29,9 +28,8 @@ def refitted_outputs(
     Raises:
         PruneError: a layer's moments are missing, or of another model.
     """
-    folder = MomentFolder(path=moments, about={"model_digest": model_digest})
-    for layer in set(range(plan.num_layers)) - set(plan.removed_layers):
-        folder.require(layer)  # before anything is written
+    for layer in plan.kept_layers():
+        moments.require(layer)  # before anything is written
     device = accelerator()
 
     @torch.inference_mode()
@@ -40,7 +38,7 @@ def refitted_outputs(
         path = checkpoint.folder / checkpoint.tensors[name].file
         with safe_open(os.fspath(path), framework="pt") as file:
             weight: torch.Tensor = file.get_tensor(name)
-        moment = folder.read(layer, plan.width)
+        moment = moments.read(layer, plan.width)
         new = refitted(weight.to(device), moment, plan.removed_neurons[layer], name=name)
         return new.to(weight.dtype).cpu().contiguous().view(torch.uint8).numpy()
 

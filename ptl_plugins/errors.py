@@ -28,6 +28,10 @@ class PruneError(PTLError):
     """A cut that cannot be made: too few neurons or layers, scores of another model."""
 
 
+class StageError(PTLError):
+    """A recovery stage failed, or its result cannot be used."""
+
+
 class RunFolderError(PTLError):
     """The run folder belongs to another recipe or to a run that is still alive."""
 

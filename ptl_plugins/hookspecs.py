@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ptl_plugins.recipe import RecipeSource
     from ptl_plugins.registry import Registry
     from ptl_plugins.types import (
+        Command,
+        CommandResult,
         EvalResult,
         PrunePlan,
         Recipe,
@@ -99,6 +101,18 @@ def ptl_recover(ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subjec
     :param stage: the stage's backend and the framework's own settings.
     :param subject: the pruned model.
     :return: the recovered model, of the same shape.
+    """
+
+
+@hookspec(firstresult=True)
+def ptl_launch(ctx: RoundContext, command: Command) -> CommandResult | None:
+    """Called by a backend of `ptl run` to run its program and wait for it.
+
+    Stops at the first non-None result.
+
+    :param ctx: the round.
+    :param command: words, folder, log file, environment, time limit.
+    :return: how it ended; the log holds what it said.
     """
 
 

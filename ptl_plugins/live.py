@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptl_plugins.families import Family
+from ptl_plugins.types import Subject
 
 
 def accelerator() -> torch.device:
@@ -42,6 +43,21 @@ def decoder(model: PreTrainedModel, family: Family) -> nn.Module:
 def width(model: PreTrainedModel, family: Family) -> int:
     """Return the number of FFN neurons per layer."""
     return ffn_output(decoder_layers(model, family)[0], family).in_features
+
+
+@contextlib.contextmanager
+def loaded(subject: Subject) -> Iterator[Subject]:
+    """Yield the checkpoint of `subject` as a live model on this rank's device, then let it go."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert subject.path is not None
+    model = AutoModelForCausalLM.from_pretrained(subject.path, dtype="auto")
+    model.to(accelerator())
+    tokenizer = AutoTokenizer.from_pretrained(subject.path)
+    yield Subject(family=subject.family, model=model.eval(), tokenizer=tokenizer)
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 
 import pluggy
 
-from ptl_plugins import builtin, hookspecs, steps
+from ptl_plugins import (
+    builtin,
+    checkpoint_steps,
+    hookspecs,
+    local_launch,
+    run_recipe,
+    steps,
+)
 from ptl_plugins.errors import PluginError
 from ptl_plugins.markers import PROJECT
 from ptl_plugins.registry import Registry
@@ -64,6 +71,9 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
     for name in (value.removeprefix("no:") for value in plugins if value.startswith("no:")):
         manager.set_blocked(name)
     manager.register(steps, "steps")
+    manager.register(checkpoint_steps, "checkpoint_steps")
+    manager.register(local_launch, "local")
+    manager.register(run_recipe, "run_recipe")
     manager.register(builtin, "builtin")
     if autoload:
         _load_entry_points(manager)

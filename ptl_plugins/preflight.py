@@ -31,16 +31,18 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
             reached; the line names the file and the key.
     """
     where = recipe.source
+    key = "model" if recipe.data else "model_name_or_path"
+    section = "" if recipe.data else "ptl."
     try:
         config = read_config(recipe.model)
         family = find_family(registry, config, recipe.family)
         original = geometry(config, family)
         quantised = config.get("quantization_config")
     except PTLError as error:
-        raise RecipeError(f"{where}: model_name_or_path: {error}") from error
+        raise RecipeError(f"{where}: {key}: {error}") from error
     if quantised:
         raise RecipeError(
-            f"{where}: model_name_or_path: '{recipe.model}' is quantised, and a quantised model "
+            f"{where}: {key}: '{recipe.model}' is quantised, and a quantised model "
             "cannot be pruned; give the full-precision one"
         )
     try:
@@ -52,5 +54,5 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
             protect_top=recipe.protect.top if recipe.protect else 0,
         )
     except PTLError as error:
-        raise RecipeError(f"{where}: ptl.schedule: {error}") from error
+        raise RecipeError(f"{where}: {section}schedule: {error}") from error
     return Plan(recipe=recipe, family=family, original=original, rounds=rounds)

@@ -192,5 +192,7 @@ def _refitted(
     checkpoint: Checkpoint, family: Family, plan: PrunePlan, moments: Path, parent: str
 ) -> NewOutputs:
     from ptl_plugins.checkpoint_refit import refitted_outputs
+    from ptl_plugins.second_moments import MomentFolder
 
-    return refitted_outputs(checkpoint, family, plan, moments, parent)
+    folder = MomentFolder(path=moments, about={"model_digest": parent})
+    return refitted_outputs(checkpoint, family, plan, folder)

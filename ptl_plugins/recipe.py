@@ -148,14 +148,20 @@ def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
     except pydantic.ValidationError as error:
         lines = explain(error, SectionModel, prefix=prefix)
         raise RecipeError("\n".join(f"{source.path}: {line}" for line in lines)) from None
-    problems = _unknown_names(model, source.registry)
-    problems += _missing_data(model) if source.thorough else []
+    problems = section_problems(model, source)
     if problems:
         raise RecipeError("\n".join(f"{source.path}: {prefix}.{line}" for line in problems))
-    return _resolve(model)
+    return resolve(model)
 
 
-def _resolve(model: SectionModel) -> Section:
+def section_problems(model: SectionModel, source: RecipeSource) -> list[str]:
+    """Return one line, `key: what is wrong`, per name that nothing registered, and so on."""
+    missing = _missing_data(model) if source.thorough else []
+    return _unknown_names(model, source.registry) + missing
+
+
+def resolve(model: SectionModel) -> Section:
+    """Return the checked keys as the frozen values that travel on."""
     return Section(
         rounds=expand([_phase(phase) for phase in model.schedule], model.order),
         family=model.family,

@@ -46,7 +46,7 @@ def ptl_profile(ctx: RoundContext, subject: Subject) -> Scores | None:
             _batches(ctx, subject),
             _statistics(ctx),
             ctx.ranks,
-            moments=_moments(ctx) if neurons_go and ctx.recipe.refit == "ridge" else None,
+            moments=moments(ctx) if neurons_go and ctx.recipe.refit == "ridge" else None,
         )
         if neurons_go and ctx.recipe.protect:
             scores = replace(scores, protect=_protect_scores(ctx, subject, ctx.recipe.protect))
@@ -90,13 +90,15 @@ def ptl_prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject |
     _note_provenance(ctx, plan)
     with main_first(ctx.ranks) as main:
         if main:  # gigabytes that have done their work
-            shutil.rmtree(_moments(ctx).path, ignore_errors=True)
+            shutil.rmtree(moments(ctx).path, ignore_errors=True)
     return subject
 
 
 @hookimpl(trylast=True)
 def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     """Run the evaluators that the recipe names; metrics of two tasks must not share a name."""
+    if subject.model is None and subject.path is not None:
+        return None
     start = time.perf_counter()
     metrics: dict[str, float] = {}
     for task in ctx.recipe.evaluation.tasks:
@@ -130,19 +132,25 @@ def _protect_scores(ctx: RoundContext, subject: Subject, protect: ProtectSpec) -
 def _refit(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> None:
     """Refit from the round's second moments; a resumed round may have to gather them again."""
     from ptl_plugins.live import stored_weights
-    from ptl_plugins.profiling import profile
     from ptl_plugins.refit import refit_live
 
     assert subject.model is not None
-    moments = _moments(ctx)
     with stored_weights(subject.model, subject.stored_dtype):
-        profile(
-            subject.model, subject.family, _batches(ctx, subject), (), ctx.ranks, moments=moments
-        )
-        refit_live(subject.model, subject.family, plan, moments, ctx.ranks)
+        gather_moments(ctx, subject)
+        refit_live(subject.model, subject.family, plan, moments(ctx), ctx.ranks)
 
 
-def _moments(ctx: RoundContext) -> MomentFolder:
+def gather_moments(ctx: RoundContext, subject: Subject) -> None:
+    """Gather the second moments of the round that are not there yet, from a live model."""
+    from ptl_plugins.profiling import profile
+
+    assert subject.model is not None
+    batches = _batches(ctx, subject)
+    profile(subject.model, subject.family, batches, (), ctx.ranks, moments=moments(ctx))
+
+
+def moments(ctx: RoundContext) -> MomentFolder:
+    """Return where the round's second moments are, between its profile and its cut."""
     from ptl_plugins.second_moments import MomentFolder
 
     return MomentFolder(path=ctx.folder / "second_moments")

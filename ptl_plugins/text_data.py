@@ -44,13 +44,25 @@ def read_texts(
     Raises:
         PTLError: there is no such data, no such column, or no text in it.
     """
+    texts = read_all_texts(data, column=column, template=template, split=split)
+    chosen = random.Random(seed).sample(range(len(texts)), min(number, len(texts)))
+    return [texts[index] for index in sorted(chosen)]
+
+
+def read_all_texts(
+    data: str, *, column: str = "text", template: str | None = None, split: str = "train"
+) -> list[str]:
+    """Return every text that is not empty, in order; arguments as in `read_texts`.
+
+    Raises:
+        PTLError: there is no such data, no such column, or no text in it.
+    """
     where = f"data '{data}'"
     form = _Form(where, column, template)
     texts = [text for text in map(form.text, _rows(data, split)) if text.strip()]
     if not texts:
         raise PTLError(f"{where}: holds no text; give other data")
-    chosen = random.Random(seed).sample(range(len(texts)), min(number, len(texts)))
-    return [texts[index] for index in sorted(chosen)]
+    return texts
 
 
 def encode_texts(

@@ -93,6 +93,47 @@ class StageSpec:
 
     backend: str
     settings: Mapping[str, Any]
+    python: str | None = None
+    """The interpreter of the framework; None: the one that PTL runs in."""
+    processes: int = 1
+    """Processes on this machine; more than one: torchrun, where the backend knows it."""
+    timeout: float | None = None
+    """Seconds after which the stage is stopped; None: never."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSpec:
+    """The corpus of a run: texts that are cut into one part per round."""
+
+    path: str
+    """A file, a folder of files, or a data set of the hub."""
+    column: str
+    template: str | None
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A program to start: words, never a shell's line."""
+
+    words: tuple[str, ...]
+    folder: Path
+    """Where it works."""
+    log: Path
+    """Where its output goes."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those that PTL runs with."""
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandResult:
+    """How a command ended."""
+
+    exit_code: int
+    """Negative: killed by that signal."""
+    seconds: float
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +155,8 @@ class Recipe:
     stages: tuple[StageSpec, ...]
     evaluation: EvaluationSpec
     text: str
+    data: DataSpec | None = None
+    """The corpus, where PTL itself reads it; None: the training framework does."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -330,10 +373,24 @@ class Evaluator(Protocol):
 
 
 class Backend(Protocol):
-    """A training framework that recovers a subject in a stage."""
+    """A training framework that recovers a checkpoint in a stage of `ptl run`."""
 
-    def check(self, settings: Mapping[str, Any]) -> str | None:
-        """Return what is wrong with the stage's settings in one line, or None."""
+    def check(self, stage: StageSpec) -> str | None:
+        """Return what is wrong with the stage in one line, or None."""
+        ...
+
+    def recover(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> Path:
+        """Train the checkpoint `model` on the round's part; return the folder of the result.
+
+        Args:
+            ctx: the round.
+            stage: its settings are the framework's own.
+            model: a plain checkpoint; it is not changed.
+            folder: new and empty; everything that the stage writes goes there.
+
+        Raises:
+            StageError: the framework failed.
+        """
         ...
 
 

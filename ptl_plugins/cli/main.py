@@ -13,6 +13,7 @@ from ptl_plugins.cli import (
     profile,
     prune,
     quickstart,
+    run,
     train_llamafactory,
     validate,
 )
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (plan, validate, profile, prune, ls, doctor, train_llamafactory, quickstart):
+for command in (run, plan, validate, profile, prune, ls, doctor, train_llamafactory, quickstart):
     command.add_to(app)
 
 

@@ -1,0 +1,137 @@
+"""PTL's own implementations of the steps for checkpoint folders, as `ptl run` takes them.
+
+Each step reads a folder and writes one, whole or not at all; what is there already was made by
+an earlier try from the same inputs, and is taken as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from ptl_plugins.markers import hookimpl
+from ptl_plugins.provenance import FILE
+from ptl_plugins.run_folder import MODEL
+from ptl_plugins.types import (
+    EvalResult,
+    PrunePlan,
+    RoundContext,
+    RoundRecord,
+    Scores,
+    StageSpec,
+    Subject,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRUNED = "pruned"
+DONE = "done.json"
+"""In a stage's folder: it is complete."""
+
+
+@hookimpl(trylast=True)
+def ptl_profile(ctx: RoundContext, subject: Subject) -> Scores | None:
+    """Load the checkpoint and profile it as a live model; nothing of it stays in memory."""
+    if subject.path is None:
+        return None
+    from ptl_plugins import steps
+    from ptl_plugins.live import loaded
+
+    with loaded(subject) as live:
+        return steps.ptl_profile(ctx, live)
+
+
+@hookimpl(trylast=True)
+def ptl_prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject | None:
+    """Write the pruned checkpoint, refitted where the recipe says so."""
+    if subject.path is None:
+        return None
+    from ptl_plugins.checkpoint_surgery import prune_checkpoint
+    from ptl_plugins.side_files import side_files
+
+    out = ctx.folder / (PRUNED if ctx.recipe.stages else MODEL)
+    if not out.exists():
+        refit = plan.removed_neurons and ctx.recipe.refit == "ridge"
+        prune_checkpoint(
+            subject.path,
+            out,
+            subject.family,
+            plan,
+            side_files=side_files(str(subject.path)),
+            extra={FILE: _provenance(ctx, subject.path, plan)},
+            new_outputs=_refitted(ctx, subject, plan) if refit else None,
+        )
+    shutil.rmtree(ctx.folder / "second_moments", ignore_errors=True)
+    return dataclasses.replace(subject, path=out)
+
+
+@hookimpl(trylast=True)
+def ptl_recover(ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subject | None:
+    """Let the stage's backend train the checkpoint, and take its result if it can be used."""
+    if subject.path is None:
+        return None
+    from ptl_plugins.durable import write_json
+    from ptl_plugins.recovered import take_recovered
+
+    index = next(i for i, other in enumerate(ctx.recipe.stages) if other is stage)
+    folder = ctx.folder / f"stage_{index}"
+    last = index == len(ctx.recipe.stages) - 1
+    out = ctx.folder / MODEL if last else folder / MODEL
+    if not (folder / DONE).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        folder.mkdir(parents=True)
+        backend = ctx.registry.backends.get(stage.backend)
+        trained = backend.recover(ctx, stage, subject.path, folder)
+        take_recovered(trained, subject.path, out)
+        shutil.rmtree(trained, ignore_errors=True)
+        write_json(folder / DONE, {"backend": stage.backend})
+    return dataclasses.replace(subject, path=out)
+
+
+@hookimpl(trylast=True)
+def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
+    """Load the checkpoint and evaluate it as a live model."""
+    if subject.path is None:
+        return None
+    from ptl_plugins import steps
+    from ptl_plugins.live import loaded
+
+    with loaded(subject) as live:
+        return steps.ptl_evaluate(ctx, live)
+
+
+@hookimpl(trylast=True)
+def ptl_round_finished(ctx: RoundContext, record: RoundRecord) -> None:
+    """Delete what lay between the round's model and the one before, now that it is recorded."""
+    if ctx.recipe.data is None:
+        return  # a training framework's own door
+    shutil.rmtree(ctx.folder / PRUNED, ignore_errors=True)
+    for folder in ctx.folder.glob(f"stage_*/{MODEL}"):
+        shutil.rmtree(folder)
+
+
+def _refitted(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Any:
+    """Return what refits, from the round's second moments; they may have to be gathered anew."""
+    from ptl_plugins import steps
+    from ptl_plugins.checkpoint_refit import refitted_outputs
+    from ptl_plugins.live import loaded
+    from ptl_plugins.shards import open_checkpoint
+
+    assert subject.path is not None
+    if not all(steps.moments(ctx).file(layer).exists() for layer in plan.kept_layers()):
+        with loaded(subject) as live:
+            steps.gather_moments(ctx, live)
+    return refitted_outputs(open_checkpoint(subject.path), subject.family, plan, steps.moments(ctx))
+
+
+def _provenance(ctx: RoundContext, model: Path, plan: PrunePlan) -> dict[str, Any]:
+    from ptl_plugins.provenance import Provenance, untouched
+
+    before = untouched(num_layers=plan.num_layers, width=plan.width)
+    if (model / FILE).is_file():
+        before = Provenance.from_json(json.loads((model / FILE).read_text(encoding="utf-8")))
+    return before.after(plan, {"model": str(model)}).to_json()

@@ -1,0 +1,98 @@
+"""Runs a stage's program on this machine, and never leaves it behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import IO
+
+from ptl_plugins.markers import hookimpl
+from ptl_plugins.types import Command, CommandResult, RoundContext
+
+GRACE = 10.0
+"""Seconds between asking a program to stop and killing it."""
+
+
+@hookimpl(trylast=True)
+def ptl_launch(ctx: RoundContext, command: Command) -> CommandResult:
+    """Start the program in a process group of its own, and wait; its output goes to the log."""
+    return run_command(command)
+
+
+def run_command(command: Command) -> CommandResult:
+    """Run `command`; its output goes to its log and to this process's stderr.
+
+    On SIGINT, SIGTERM or a time-out the whole process group is stopped first.
+    """
+    start = time.monotonic()
+    command.log.parent.mkdir(parents=True, exist_ok=True)
+    with command.log.open("wb") as log, terminating():
+        child = subprocess.Popen(
+            command.words,
+            cwd=command.folder,
+            env={**os.environ, **command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        copier = threading.Thread(target=_copy, args=(child.stdout, log))
+        copier.start()
+        timed_out = False
+        try:
+            child.wait(command.timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            _stop(child)
+            copier.join()
+    return CommandResult(
+        exit_code=child.returncode, seconds=time.monotonic() - start, timed_out=timed_out
+    )
+
+
+@contextlib.contextmanager
+def terminating() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit while the body runs, so that it can clean up."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _copy(source: IO[bytes], log: IO[bytes]) -> None:
+    while chunk := os.read(source.fileno(), 65536):
+        log.write(chunk)
+        log.flush()
+        sys.stderr.write(chunk.decode(errors="replace"))
+        sys.stderr.flush()
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """End what is left of the child's process group: torchrun's workers, data loaders."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
+            if number == signal.SIGTERM:
+                time.sleep(0.1)  # a moment for the workers, which are not ours to wait for
+    child.wait()

@@ -1,0 +1,117 @@
+"""The recipe of `ptl run`: the keys of a `ptl:` section, and model, data and recovery stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+
+from ptl_plugins.errors import RecipeError, UnknownNameError
+from ptl_plugins.markers import hookimpl
+from ptl_plugins.recipe import RecipeSource, SectionModel, resolve, section_problems
+from ptl_plugins.recipe_errors import explain
+from ptl_plugins.registry import Registry
+from ptl_plugins.types import DataSpec, Recipe, StageSpec
+
+DEFAULT_SEED = 42
+
+
+class DataModel(pydantic.BaseModel):
+    """`data`: the corpus, cut into one part per round."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    column: str = "text"
+    template: str | None = None
+    split: str = "train"
+
+
+class StageModel(pydantic.BaseModel):
+    """One entry of `recover`; `settings` are the framework's own keys, verbatim."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    backend: str
+    python: str | None = None
+    processes: Annotated[int, pydantic.Field(ge=1)] = 1
+    timeout: Annotated[float, pydantic.Field(gt=0)] | None = None
+    settings: Mapping[str, Any] = pydantic.Field(default_factory=dict)
+
+
+class RunModel(SectionModel):
+    """The whole file."""
+
+    model: str
+    run_dir: str
+    data: DataModel
+    recover: tuple[StageModel, ...] = ()
+
+
+@hookimpl(trylast=True)
+def ptl_read_recipe(source: RecipeSource) -> Recipe | None:
+    """Read a file that has `recover` or `model` and no section of a framework."""
+    if not {"recover", "model", "run_dir"} & source.keys.keys():
+        return None
+    return read_run_recipe(source)
+
+
+def read_run_recipe(source: RecipeSource) -> Recipe:
+    """Check the file's keys and return the recipe.
+
+    Raises:
+        RecipeError: one line per problem.
+    """
+    try:
+        model = RunModel.model_validate(dict(source.keys))
+    except pydantic.ValidationError as error:
+        raise _refused(source, explain(error, RunModel, prefix="")) from None
+    problems = section_problems(model, source)
+    for index, stage in enumerate(model.recover):
+        problems += _stage_problems(f"recover.{index}", _stage(stage), source.registry)
+    if problems:
+        raise _refused(source, problems)
+    section = resolve(model)
+    return Recipe(
+        source=source.path,
+        model=model.model,
+        family=section.family,
+        seed=DEFAULT_SEED if section.seed is None else section.seed,
+        run_folder=Path(model.run_dir),
+        rounds=section.rounds,
+        multiple_of=section.multiple_of,
+        refit=section.refit,
+        protect=section.protect,
+        calibration=section.calibration,
+        stages=tuple(_stage(stage) for stage in model.recover),
+        evaluation=section.evaluation,
+        text=source.text,
+        data=DataSpec(**model.data.model_dump()),
+    )
+
+
+def _refused(source: RecipeSource, lines: list[str]) -> RecipeError:
+    return RecipeError("\n".join(f"{source.path}: {line.lstrip('.')}" for line in lines))
+
+
+def _stage(stage: StageModel) -> StageSpec:
+    settings: Mapping[str, Any] = dict(stage.settings)
+    return StageSpec(
+        backend=stage.backend,
+        settings=settings,
+        python=stage.python,
+        processes=stage.processes,
+        timeout=stage.timeout,
+    )
+
+
+def _stage_problems(key: str, stage: StageSpec, registry: Registry) -> list[str]:
+    try:
+        wrong = registry.backends.get(stage.backend).check(stage)
+    except UnknownNameError as error:
+        return [f"{key}.backend: {error}"]
+    if wrong is None and stage.python is not None and not Path(stage.python).is_file():
+        wrong = f"python: '{stage.python}' is no file; give the framework's interpreter"
+    return [f"{key}.{wrong}"] if wrong else []
