@@ -159,8 +159,7 @@ def _protect_texts(request: ProfileRequest, data: str) -> list[str]:
     try:
         return _texts(request, data, "text", None, "train")
     except PTLError as error:
-        reason = str(error).split("; name one with --column")[0]  # of no help here
-        raise PTLError(f"--protect (texts in a column 'text'): {reason}") from error
+        raise PTLError(f"--protect (whose column has to be 'text'): {error}") from error
 
 
 def _earlier_scores(work: _Work) -> Scores | None:

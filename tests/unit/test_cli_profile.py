@@ -222,7 +222,7 @@ REFUSED = {
     "data of another kind": (["--data", "model/LICENSE"], [], "data 'model/LICENSE': not one of"),
     "no such column": (["--column", "body"], [], "has no column 'body'; it has text; name one"),
     "template without a column": (["--template", "x"], [], "template 'x' names no column in bra"),
-    "no such protect corpus": (["--protect", "no.txt"], [], "--protect (texts in a column 'text'"),
+    "no such protect corpus": (["--protect", "no.txt"], [], "--protect (whose column has to be"),
     "out is a folder": (
         ["--out", "data"],
         [],

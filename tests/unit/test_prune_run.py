@@ -450,6 +450,7 @@ def test_without_a_neuron_cut_no_moment_is_read(prune, tmp_path):
 
 MISTAKES = {
     "target is there": ({"out": "taken", "cuts": (neurons(1),)}, "taken: is there already; remove"),
+    "target first of all": ({"out": "taken", "scores": "no"}, "taken: is there already; remove"),
     "no scores": ({"scores": None, "cuts": (neurons(1),)}, "'output_change' needs --scores; make"),
     "no such scores": ({"scores": "no", "cuts": (neurons(1),)}, "no: cannot be read as scores"),
     "too many neurons": ({"cuts": (neurons(48),)}, "only 48 and one has to stay: 1 too many"),
