@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ptl_plugins import hookimpl
-from ptl_plugins.recipe import RecipeSource
-from ptl_plugins.types import Recipe
+
+if TYPE_CHECKING:
+    from ptl_plugins.recipe import RecipeSource
+    from ptl_plugins.types import Recipe
 
 
 @hookimpl

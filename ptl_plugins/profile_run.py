@@ -35,6 +35,14 @@ PARTIAL_SUFFIX = ".ptl-part"
 """Of the files beside the scores that a killed profile goes on from."""
 
 
+OTHER = {
+    "data_digest": "of other data (or of other --samples, --max-length, --seed)",
+    "model_digest": "of another model",
+    "protect_digest": "with another --protect corpus, or with none,",
+}
+"""What is the matter with scores whose digest is another one."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProfileRequest:
     """What to profile, and on which text."""
@@ -182,9 +190,10 @@ def _earlier_scores(work: _Work) -> Scores | None:
     missing = [s.name for s in work.statistics if s.name not in scores.statistics]
     different = sorted(k for k in work.about | about if work.about.get(k) != about.get(k))
     if missing or different:
-        what = f"another {different[0]}" if different else f"no statistic '{missing[0]}'"
+        what = f"without the statistic '{missing[0]}'" if missing else ""
+        what = OTHER.get(different[0], "of other work") if different else what
         raise PruneError(
-            f"{out}: holds scores already, with {what}; name another file with --out, or remove it"
+            f"{out}: holds scores {what} already; name another file with --out, or remove it"
         )
     return scores
 

@@ -229,7 +229,12 @@ def test_other_scores_are_never_overwritten(go, tmp_path, no_model, checkpoint, 
     before = snapshot(tmp_path)
     no_model()
     changed = {"data": data.other, "model": str(checkpoint(seed=1)), "protect": data.other}
-    with pytest.raises(PruneError, match=rf"scores: holds scores already, with another {other}_d"):
+    told = {
+        "data": r"of other data \(or of other --samples",
+        "model": "of another model",
+        "protect": "with another --protect corpus",
+    }
+    with pytest.raises(PruneError, match=rf"scores: holds scores {told[other]}.* already; name an"):
         go(**{other: changed[other]})
     assert snapshot(tmp_path) == before
 
@@ -239,7 +244,7 @@ def test_scores_that_lack_a_statistic_are_not_taken_for_done(go, tmp_path, no_mo
     scores.statistics.pop("neuron_abs_max")
     write_scores(tmp_path / "scores", scores, about)
     no_model()
-    with pytest.raises(PruneError, match="no statistic 'neuron_abs_max'; name another file"):
+    with pytest.raises(PruneError, match="without the statistic 'neuron_abs_max' already; name"):
         go()
 
 
@@ -546,7 +551,7 @@ def test_a_protect_corpus_without_a_column_text_is_named(go, tmp_path, no_model,
     path = tmp_path / "other.jsonl"
     path.write_text('{"content": "x"}\n', encoding="utf-8")
     told = (
-        r"^--protect \(whose column has to be 'text'\): data '.*' has no column 'text'; it has con"
+        r"^--protect \(whose column has to be 'text'\): data '.*': has no column 'text'; it has con"
     )
     with pytest.raises(PTLError, match=told):
         go(protect=str(path))
