@@ -189,13 +189,15 @@ def _earlier_scores(work: _Work) -> Scores | None:
         ) from error
     missing = [s.name for s in work.statistics if s.name not in scores.statistics]
     different = sorted(k for k in work.about | about if work.about.get(k) != about.get(k))
-    if missing or different:
-        what = f"without the statistic '{missing[0]}'" if missing else ""
-        what = OTHER.get(different[0], "of other work") if different else what
-        raise PruneError(
-            f"{out}: holds scores {what} already; name another file with --out, or remove it"
-        )
-    return scores
+    if different:
+        what = OTHER.get(different[0], "of other work")
+    elif missing:
+        what = f"without the statistic '{missing[0]}'"
+    else:
+        return scores
+    raise PruneError(
+        f"{out}: holds scores {what} already; name another file with --out, or remove it"
+    )
 
 
 def _gather(work: _Work, earlier: Scores | None) -> Scores:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ptl_plugins.report.plots import Bars, Curves
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """A heading; numbers stand on the right."""

@@ -8,10 +8,12 @@ from pathlib import Path
 from ptl_plugins.errors import PTLError
 from ptl_plugins.families import find_family
 from ptl_plugins.geometry import Geometry, geometry
-from ptl_plugins.model_config import read_config
+from ptl_plugins.model_config import looks_like_path, read_config
 from ptl_plugins.registry import Registry
 from ptl_plugins.run_folder import MODEL
 from ptl_plugins.types import RoundRecord
+
+CONFIG = "config.json"
 
 
 def flops_ratios(
@@ -59,5 +61,21 @@ def _shape(sizes: Geometry, record: RoundRecord, source: str) -> Geometry:
 def _source(folder: Path, model: str) -> str:
     """Return the first checkpoint of the run that is still there, or the recipe's model."""
     rounds = [path / MODEL for path in sorted(folder.glob("round_*"))]
-    left = (path for path in (*rounds, folder) if (path / "config.json").is_file())
-    return str(next(left, model))
+    left = (path for path in (*rounds, folder) if (path / CONFIG).is_file())
+    found = next(left, None)
+    return str(found) if found else _original(model)
+
+
+def _original(model: str) -> str:
+    """Return the folder of the recipe's model; a hub model's in the cache, none is downloaded."""
+    if Path(model).expanduser().is_dir() or looks_like_path(model):
+        return model
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(model, CONFIG)
+    except ValueError:  # not even a name of the hub
+        cached = None
+    if not isinstance(cached, str):
+        raise PTLError(f"model '{model}' is neither a folder nor in the cache of the hub")
+    return str(Path(cached).parent)

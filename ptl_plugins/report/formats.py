@@ -49,10 +49,10 @@ def seconds(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.1f}"
 
 
-def duration(value: float | None) -> str:
-    """Return a long time in the unit that suits it: 403 s, 12.5 min, 16.0 h."""
+def duration(value: float | None, longest: float) -> str:
+    """Return a time in the unit that suits the longest it stands beside: s, min or h."""
     if value is None:
         return MISSING
-    if value < 10 * MINUTE:
+    if longest < 10 * MINUTE:
         return f"{value:.0f} s"
-    return f"{value / MINUTE:.1f} min" if value < HOUR else f"{value / HOUR:.1f} h"
+    return f"{value / MINUTE:.1f} min" if longest < 2 * HOUR else f"{value / HOUR:.1f} h"

@@ -77,6 +77,12 @@ def measured(metric: Metric, result: EvalResult | None, run: Run) -> Measured | 
     return Measured(value=value, interval=interval(value, result.metrics[size]))
 
 
+def has_intervals(run: Run, metrics: Sequence[Metric]) -> bool:
+    """Whether any value of the run has an interval."""
+    found = (measured(metric, r, run) for metric in metrics for r in results_of(run.records))
+    return any(one is not None and one.interval is not None for one in found)
+
+
 def show(metric: Metric, found: Measured | None) -> str:
     """Return a value as text: 46.8% (41.0-52.7), 1.268, or - where there is none."""
     if found is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ptl_plugins.amounts import show_amount
 from ptl_plugins.report.document import Section, Table, number_columns, text_column
 from ptl_plugins.report.formats import number, parameters, percent, ratio
-from ptl_plugins.report.metrics import Metric, counts_of, measured, show
+from ptl_plugins.report.metrics import Metric, counts_of, has_intervals, measured, show
 from ptl_plugins.report.runs import Run
 from ptl_plugins.types import Cut, RoundRecord, Unit
 
@@ -27,17 +27,17 @@ def rounds_section(run: Run, metrics: Sequence[Metric], heading: str, *, shown: 
         *number_columns("layers", "width", "parameters", "kept", "FLOPs", *headings),
     )
     table = Table(columns=columns, rows=rows)
-    return Section(heading=heading, blocks=(table,), notes=notes(run, rows), in_terminal=shown)
+    return Section(heading=heading, blocks=(table,), notes=notes(run, metrics), in_terminal=shown)
 
 
-def notes(run: Run, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def notes(run: Run, metrics: Sequence[Metric]) -> tuple[str, ...]:
     """Return what a reader of the table has to know."""
     found = [
         "kept: parameters relative to the original; FLOPs: per token, relative to the original."
     ]
     if run.no_flops:
         found.append(f"FLOPs are missing: {run.no_flops}.")
-    if any(cell.endswith(")") and "% (" in cell for row in rows for cell in row):
+    if has_intervals(run, metrics):
         found.append(INTERVAL_NOTE)
     if counts := counts_of(run):
         found.append("Measured on: " + ", ".join(_count(n, *c) for n, c in counts.items()) + ".")
@@ -54,22 +54,28 @@ def what_was_cut(run: Run, index: int) -> str:
 
 def _row(run: Run, index: int, metrics: Sequence[Metric]) -> tuple[str, ...]:
     record = run.records[index]
-    kept = run.original and record.num_parameters / run.original.num_parameters
     return (
         str(record.round),
         what_was_cut(run, index),
         str(record.num_layers),
         str(record.width),
         parameters(record.num_parameters),
-        percent(kept),
+        percent(kept(run, record)),
         ratio(run.flops.get(record.round)),
         *(cell for metric in metrics for cell in _cells(run, metric, record)),
     )
 
 
+def kept(run: Run, record: RoundRecord | None) -> float | None:
+    """Return a round's parameters relative to the original."""
+    if record is None or run.original is None:
+        return None
+    return record.num_parameters / run.original.num_parameters
+
+
 def _headings(run: Run, metric: Metric) -> list[str]:
     if _measured_before_recovery(run):
-        return [f"{metric.name} pruned", f"{metric.name} recovered"]
+        return [f"{metric.name}\npruned", f"{metric.name}\nrecovered"]
     return [metric.name]
 
 

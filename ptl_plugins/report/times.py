@@ -27,8 +27,8 @@ def seconds_section(run: Run, heading: str, *, shown: bool) -> Section | None:
     steps = steps_of(run.records)
     if not steps:
         return None
-    rows = [_row(str(record.round), record.seconds, _share(record), steps) for record in run.records]
-    total = {step: sum(record.seconds.get(step, 0.0) for record in run.records) for step in steps}
+    rows = [_row(str(r.round), r.seconds, _share(r), steps) for r in run.records]
+    total = {step: _sum(run.records, step) for step in steps}
     rows.append(_row("all", total, share_of_run(run), steps))
     columns = (text_column("round"), *number_columns(*steps, "total", "PTL's share"))
     table = Table(columns=columns, rows=tuple(rows))

@@ -198,11 +198,12 @@ def test_ranks_are_those_of_a_stable_sort():
     signal = torch.randint(-3, 4, (9, 40), generator=rng) * torch.rand(9, 1, generator=rng)
     signal[0, :5] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 0.0])
     for statistic, sign in ((SMALLEST[0], 1), (LARGEST[0], -1)):
-        worst = [0] * 40
+        alone = []
         for row in (sign * signal).tolist():
-            for rank, neuron in enumerate(sorted(range(40), key=row.__getitem__)):
-                worst[neuron] = max(worst[neuron], rank)
-        assert statistic.measure(signal).tolist() == worst
+            order = sorted(range(40), key=row.__getitem__)
+            alone.append([order.index(neuron) for neuron in range(40)])
+        assert [statistic.measure(row[None]).tolist() for row in signal] == alone
+        assert statistic.measure(signal).tolist() == np.max(alone, axis=0).tolist()
 
 
 @pytest.mark.parametrize("broken", [torch.nan, -torch.nan])

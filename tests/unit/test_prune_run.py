@@ -30,6 +30,7 @@ from ptl_plugins.scores_file import digest, read_scores, write_scores
 from ptl_plugins.second_moments import MomentFolder
 from ptl_plugins.selection import lowest_per_layer
 from ptl_plugins.shards import open_checkpoint
+from ptl_plugins.side_files import side_files
 from ptl_plugins.surgery import prune_live
 from ptl_plugins.testing import TINY, tiny_texts, write_tiny_checkpoint
 from ptl_plugins.types import Cut, Subject
@@ -369,6 +370,7 @@ def test_side_files_are_the_originals_byte_for_byte(prune, profiled, tmp_path):
     assert set(files(tmp_path / "out")) == own | carried
     for name in carried:
         assert (tmp_path / "out" / name).read_bytes() == (model / name).read_bytes()
+    assert {file.name for file in side_files(str(tmp_path / "out"))} == carried, "and so on"
 
 
 def test_the_models_own_folder_is_left_as_it_was(prune, profiled, tmp_path):
