@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ptl_plugins import hookimpl
-from ptl_plugins.recipe import RecipeSource
-from ptl_plugins.registry import Registry
-from ptl_plugins.types import Recipe
+
+if TYPE_CHECKING:
+    from ptl_plugins.recipe import RecipeSource
+    from ptl_plugins.registry import Registry
+    from ptl_plugins.types import Recipe
 
 
 @hookimpl

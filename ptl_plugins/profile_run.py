@@ -35,6 +35,14 @@ PARTIAL_SUFFIX = ".ptl-part"
 """Of the files beside the scores that a killed profile goes on from."""
 
 
+OTHER = {
+    "data_digest": "of other data (or of other --samples, --max-length, --seed)",
+    "model_digest": "of another model",
+    "protect_digest": "with another --protect corpus, or with none,",
+}
+"""What is the matter with scores whose digest is another one."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProfileRequest:
     """What to profile, and on which text."""
@@ -159,8 +167,7 @@ def _protect_texts(request: ProfileRequest, data: str) -> list[str]:
     try:
         return _texts(request, data, "text", None, "train")
     except PTLError as error:
-        reason = str(error).split("; name one with --column")[0]  # of no help here
-        raise PTLError(f"--protect (texts in a column 'text'): {reason}") from error
+        raise PTLError(f"--protect (whose column has to be 'text'): {error}") from error
 
 
 def _earlier_scores(work: _Work) -> Scores | None:
@@ -182,12 +189,15 @@ def _earlier_scores(work: _Work) -> Scores | None:
         ) from error
     missing = [s.name for s in work.statistics if s.name not in scores.statistics]
     different = sorted(k for k in work.about | about if work.about.get(k) != about.get(k))
-    if missing or different:
-        what = f"another {different[0]}" if different else f"no statistic '{missing[0]}'"
-        raise PruneError(
-            f"{out}: holds scores already, with {what}; name another file with --out, or remove it"
-        )
-    return scores
+    if different:
+        what = OTHER.get(different[0], "of other work")
+    elif missing:
+        what = f"without the statistic '{missing[0]}'"
+    else:
+        return scores
+    raise PruneError(
+        f"{out}: holds scores {what} already; name another file with --out, or remove it"
+    )
 
 
 def _gather(work: _Work, earlier: Scores | None) -> Scores:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ptl_plugins.amounts import read_amount
+from ptl_plugins.criteria import DEFAULT_CRITERION
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.registry import Catalogue, Registry
@@ -24,9 +25,6 @@ from ptl_plugins.types import (
     Refit,
     RoundSpec,
 )
-
-DEFAULT_CRITERION = {"neuron": "output_change", "layer": "l2"}
-"""What was measured to hurt least, with the refit; the paper's neuron rule is `activation_max`."""
 
 
 @dataclass(frozen=True, kw_only=True)

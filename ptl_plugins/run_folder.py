@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ptl_plugins import run_lock
 from ptl_plugins.durable import remove_leftovers, write_json
 from ptl_plugins.errors import RunFolderError
 from ptl_plugins.types import Cut, EvalResult, PrunePlan, Recipe, RoundRecord
@@ -48,6 +47,8 @@ class RunFolder:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        from ptl_plugins import run_lock
+
         self._lock = run_lock.lock_folder(self.path)
         remove_leftovers(self.path)
         if not self.records():

@@ -108,7 +108,8 @@ class ShardWriter:
         """Return the next bytes of the buffer as a matrix to be filled."""
         end = self._used + num_rows * row_items * entry.item_bytes
         if end > len(self._pending):
-            self._pending = np.concatenate((self._pending[: self._used], np.empty(end, np.uint8)))
+            more = np.empty(end - self._used, np.uint8)
+            self._pending = np.concatenate((self._pending[: self._used], more))
         room = self._pending[self._used : end].view(f"u{entry.item_bytes}")
         return room.reshape(num_rows, row_items)
 

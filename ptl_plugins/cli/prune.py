@@ -115,7 +115,7 @@ def _cut(
     unit: Any, criterion: str, options: dict[str, tuple[str, str | None]], registry: Any
 ) -> Any:
     """Yield the unit's cut, checked; at most one of the options may be given."""
-    from ptl_plugins.recipe import DEFAULT_CRITERION
+    from ptl_plugins.criteria import DEFAULT_CRITERION
     from ptl_plugins.types import Cut
 
     given = [(flag, selector, text) for flag, (selector, text) in options.items() if text]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+DEFAULT_CRITERION = {"neuron": "output_change", "layer": "l2"}
+"""What was measured to hurt least, with the refit; the paper's neuron rule is `activation_max`."""
+
 Site = Literal["neuron", "gate", "up", "layer", "weight"]
 
 

@@ -33,8 +33,8 @@ def _rank_from_smallest(signal: torch.Tensor) -> torch.Tensor:
 
     order = signal.argsort(dim=-1, stable=True) if signal.is_cuda else _sorted_on_cpu(signal)
     places = torch.arange(signal.shape[-1], device=signal.device).expand_as(order)
-    ranks = torch.empty_like(order).scatter_(-1, order, places)
-    return ranks.amax(dim=0).float()  # exact: ranks are far below 2^24
+    ranks = torch.empty_like(order).scatter_(-1, order, places).float()  # exact, below 2^24
+    return ranks.masked_fill_(signal.isnan(), torch.nan).amax(dim=0)  # a broken model has no ranks
 
 
 def _sorted_on_cpu(signal: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 from llamafactory_ext import recipe as llamafactory_recipe
 from ptl_plugins import hookspecs, recipe, second_moments, steps
 from ptl_plugins.calibration import pad
-from ptl_plugins.criteria import Site, Statistic
+from ptl_plugins.criteria import DEFAULT_CRITERION, Site, Statistic
 from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators import task
 from ptl_plugins.families import Family, find_family
@@ -123,7 +123,7 @@ def test_the_allowed_words_of_a_key_are_documented():
 
 def test_the_documented_default_criteria_are_the_codes():
     row = next(r for r in read("recipes.md").splitlines() if "`schedule[].criterion`" in r)
-    for unit, name in recipe.DEFAULT_CRITERION.items():
+    for unit, name in DEFAULT_CRITERION.items():
         assert f"`{name}` for {unit}s" in row
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ptl_plugins.cli.main import app, main
+from ptl_plugins.cli.main import build_app, main
 from ptl_plugins.errors import PTLError
 from ptl_plugins.geometry import geometry
 from ptl_plugins.model_config import read_config
@@ -18,7 +18,8 @@ from ptl_plugins.shipped_recipes import recipes_folder
 from ptl_plugins.testing import write_tiny_corpus
 
 COMMANDS = (
-    "plan", "validate", "ls", "profile", "prune", "doctor", "train-llamafactory", "quickstart",
+    "plan", "validate", "ls", "profile", "prune", "report", "doctor", "train-llamafactory",
+    "quickstart",
 )  # fmt: skip
 CONFIG = {
     "model_type": "qwen2",
@@ -80,7 +81,7 @@ def ptl(monkeypatch, capsys):
 
 
 def invoke(*words):
-    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    return CliRunner().invoke(build_app(), [str(word) for word in words], catch_exceptions=False)
 
 
 def process(*words):

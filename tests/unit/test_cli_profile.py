@@ -15,7 +15,7 @@ import typer
 from safetensors import safe_open
 
 from ptl_plugins import text_data
-from ptl_plugins.cli.main import app, main
+from ptl_plugins.cli.main import build_app, main
 from ptl_plugins.scores_file import read_scores
 from ptl_plugins.testing import tiny_texts, write_tiny_checkpoint, write_tiny_corpus
 
@@ -110,7 +110,7 @@ def start(*command):
 
 
 def test_every_option_is_known():
-    command = typer.main.get_command(app).commands["profile"]
+    command = typer.main.get_command(build_app()).commands["profile"]
     named = {name for option in command.params for name in option.opts if name.startswith("-")}
     assert named == OPTIONS
     assert [p.name for p in command.params if p.required] == ["model", "data", "out"]
@@ -125,7 +125,7 @@ def test_every_option_is_in_the_docs():
 def test_the_defaults_are_those_of_the_library():
     from ptl_plugins.profile_run import ProfileRequest
 
-    for parameter in typer.main.get_command(app).commands["profile"].params:
+    for parameter in typer.main.get_command(build_app()).commands["profile"].params:
         if parameter.name in ProfileRequest.__dataclass_fields__ and not parameter.required:
             field = ProfileRequest.__dataclass_fields__[parameter.name]
             assert parameter.default == field.default, parameter.name
@@ -222,7 +222,7 @@ REFUSED = {
     "data of another kind": (["--data", "model/LICENSE"], [], "data 'model/LICENSE': not one of"),
     "no such column": (["--column", "body"], [], "has no column 'body'; it has text; name one"),
     "template without a column": (["--template", "x"], [], "template 'x' names no column in bra"),
-    "no such protect corpus": (["--protect", "no.txt"], [], "--protect (texts in a column 'text'"),
+    "no such protect corpus": (["--protect", "no.txt"], [], "--protect (whose column has to be"),
     "out is a folder": (
         ["--out", "data"],
         [],
@@ -257,8 +257,8 @@ def test_other_scores_are_refused_and_left_alone(place, ptl):
     code, out, err = ptl(*PROFILE, "--samples", "5")
     assert (code, out) == (2, "")
     assert err == (
-        "ptl: scores: holds scores already, with another data_digest; name another file with "
-        "--out, or remove it\n"
+        "ptl: scores: holds scores of other data (or of other --samples, --max-length, --seed) "
+        "already; name another file with --out, or remove it\n"
     )
     assert listing(place) == before
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from ptl_plugins.cli.main import app, main
+from ptl_plugins.cli.main import build_app, main
 from ptl_plugins.profile_run import ProfileRequest, run_profile
 from ptl_plugins.prune_run import PruneRequest
 from ptl_plugins.ranks import SingleProcess
@@ -114,7 +114,7 @@ def process(*words):
 
 
 def test_every_option_is_known():
-    command = typer.main.get_command(app).commands["prune"]
+    command = typer.main.get_command(build_app()).commands["prune"]
     named = {name for option in command.params for name in option.opts if name.startswith("-")}
     assert named == OPTIONS
     assert [p.name for p in command.params if p.required] == ["model", "out"]

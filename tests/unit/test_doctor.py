@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from ptl_plugins.cli.main import app
+from ptl_plugins.cli.main import build_app
 from ptl_plugins.doctor import Finding, examine
 
 PTL_REQUIRES = [
@@ -297,12 +297,12 @@ def test_the_machine_is_described(machine):
 
 def test_the_command_ends_with_1_only_where_something_required_is_wrong(machine):
     del machine.installed["gguf"]
-    done = CliRunner().invoke(app, ["doctor"])
+    done = CliRunner().invoke(build_app(), ["doctor"])
     assert done.exit_code == 0
     assert "missing  gguf" in done.output
     assert "-> pip install 'ptl[quickstart]'" in done.output
     del machine.installed["pluggy"]
-    assert CliRunner().invoke(app, ["doctor"]).exit_code == 1
+    assert CliRunner().invoke(build_app(), ["doctor"]).exit_code == 1
 
 
 def test_the_doctor_imports_torch_only_when_it_examines():

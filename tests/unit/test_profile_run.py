@@ -229,7 +229,12 @@ def test_other_scores_are_never_overwritten(go, tmp_path, no_model, checkpoint, 
     before = snapshot(tmp_path)
     no_model()
     changed = {"data": data.other, "model": str(checkpoint(seed=1)), "protect": data.other}
-    with pytest.raises(PruneError, match=rf"scores: holds scores already, with another {other}_d"):
+    told = {
+        "data": r"of other data \(or of other --samples",
+        "model": "of another model",
+        "protect": "with another --protect corpus",
+    }
+    with pytest.raises(PruneError, match=rf"scores: holds scores {told[other]}.* already; name an"):
         go(**{other: changed[other]})
     assert snapshot(tmp_path) == before
 
@@ -239,7 +244,7 @@ def test_scores_that_lack_a_statistic_are_not_taken_for_done(go, tmp_path, no_mo
     scores.statistics.pop("neuron_abs_max")
     write_scores(tmp_path / "scores", scores, about)
     no_model()
-    with pytest.raises(PruneError, match="no statistic 'neuron_abs_max'; name another file"):
+    with pytest.raises(PruneError, match="without the statistic 'neuron_abs_max' already; name"):
         go()
 
 
@@ -256,11 +261,14 @@ def test_second_moments_are_written_layer_by_layer(go, checkpoint, data, registr
     assert content(tmp_path / "moments" / "layer_004.safetensors")[0] == about
 
 
-def test_moments_can_be_made_later_and_are_the_same(go, tmp_path, ran, one_layer, no_model):
+def test_moments_can_be_made_later_and_are_the_same(
+    go, tmp_path, ran, one_layer, no_model, monkeypatch
+):
     go(second_moments=tmp_path / "at_once")
     shutil.move(tmp_path / "scores", tmp_path / "first")
     go()
     before, number = snapshot(tmp_path), len(ran)
+    monkeypatch.setattr(StatisticTally, "see", None)  # nothing is measured again
     scores, was_there = go(second_moments=tmp_path / "later")
     assert was_there
     assert_same(scores, read_scores(tmp_path / "first")[0])
@@ -478,6 +486,14 @@ def test_what_is_kept_but_damaged_is_ignored(go, tmp_path, data, ran, deadly, un
     assert contents(folder) == expected
 
 
+def test_what_is_kept_of_another_protect_corpus_is_ignored(go, tmp_path, data, ran, deadly):
+    deadly(PROTECT_BATCHES + 1, lambda: go(protect=data.other))
+    assert (tmp_path / "scores.protect.ptl-part").exists()
+    scores, _ = go(protect=data.main)
+    assert ran == [0, 1, 2, 0, 1, 2]
+    assert scores.protect.num_sequences == NUMBER
+
+
 def test_a_protect_pass_that_lacks_a_new_statistic_is_made_again(
     go, tmp_path, data, ran, deadly, registry, monkeypatch
 ):
@@ -534,11 +550,11 @@ def test_a_protect_corpus_without_a_column_text_is_named(go, tmp_path, no_model,
     no_model()
     path = tmp_path / "other.jsonl"
     path.write_text('{"content": "x"}\n', encoding="utf-8")
-    with pytest.raises(PTLError, match=r"^--protect .*other.jsonl': has no column") as raised:
+    told = (
+        r"^--protect \(whose column has to be 'text'\): data '.*': has no column 'text'; it has con"
+    )
+    with pytest.raises(PTLError, match=told):
         go(protect=str(path))
-    told = str(raised.value)
-    assert told.startswith("--protect (texts in a column 'text'): data '")
-    assert told.endswith("has no column 'text'; it has content"), "--column is of no help"
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_the_users_to_mend(go, checkpoint, tmp_path):

@@ -13,6 +13,7 @@ from ptl_plugins.calibration import Batch, Batches, group_by_length, pad
 from ptl_plugins.criteria import Statistic, needed_statistics
 from ptl_plugins.criteria.activation import ABS_MAX, ABS_SUM, SQUARE_SUM
 from ptl_plugins.criteria.layer_change import L2_SUM
+from ptl_plugins.criteria.released import LARGEST, SMALLEST
 from ptl_plugins.families import find_family
 from ptl_plugins.live import decoder_layers, ffn_output
 from ptl_plugins.profiling import profile
@@ -189,6 +190,28 @@ def test_released_is_the_rule_of_the_authors_scripts(registry, name, side):
         keep = released_sets(name, top_n, largest=True)
         assert members(protected(criterion, scores, top_n)) == keep
     assert len(sizes) > 5, "the sets are neither all empty nor all full"
+
+
+def test_ranks_are_those_of_a_stable_sort():
+    """Ties, both zeros and infinities: by value, then by index."""
+    rng = torch.Generator().manual_seed(0)
+    signal = torch.randint(-3, 4, (9, 40), generator=rng) * torch.rand(9, 1, generator=rng)
+    signal[0, :5] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 0.0])
+    for statistic, sign in ((SMALLEST[0], 1), (LARGEST[0], -1)):
+        alone = []
+        for row in (sign * signal).tolist():
+            order = sorted(range(40), key=row.__getitem__)
+            alone.append([order.index(neuron) for neuron in range(40)])
+        assert [statistic.measure(row[None]).tolist() for row in signal] == alone
+        assert statistic.measure(signal).tolist() == np.max(alone, axis=0).tolist()
+
+
+@pytest.mark.parametrize("broken", [torch.nan, -torch.nan])
+def test_what_is_no_number_has_no_rank(broken):
+    signal = torch.rand(4, 6)
+    signal[1, 2] = broken
+    for statistic in (*SMALLEST, *LARGEST):
+        assert statistic.measure(signal).isnan().tolist() == [i == 2 for i in range(6)]
 
 
 @pytest.mark.parametrize("criterion", [c for c in CRITERIA if c.startswith(("act", "out"))])

@@ -30,6 +30,7 @@ from ptl_plugins.scores_file import digest, read_scores, write_scores
 from ptl_plugins.second_moments import MomentFolder
 from ptl_plugins.selection import lowest_per_layer
 from ptl_plugins.shards import open_checkpoint
+from ptl_plugins.side_files import side_files
 from ptl_plugins.surgery import prune_live
 from ptl_plugins.testing import TINY, tiny_texts, write_tiny_checkpoint
 from ptl_plugins.types import Cut, Subject
@@ -369,6 +370,7 @@ def test_side_files_are_the_originals_byte_for_byte(prune, profiled, tmp_path):
     assert set(files(tmp_path / "out")) == own | carried
     for name in carried:
         assert (tmp_path / "out" / name).read_bytes() == (model / name).read_bytes()
+    assert {file.name for file in side_files(str(tmp_path / "out"))} == carried, "and so on"
 
 
 def test_the_models_own_folder_is_left_as_it_was(prune, profiled, tmp_path):
@@ -450,6 +452,7 @@ def test_without_a_neuron_cut_no_moment_is_read(prune, tmp_path):
 
 MISTAKES = {
     "target is there": ({"out": "taken", "cuts": (neurons(1),)}, "taken: is there already; remove"),
+    "target first of all": ({"out": "taken", "scores": "no"}, "taken: is there already; remove"),
     "no scores": ({"scores": None, "cuts": (neurons(1),)}, "'output_change' needs --scores; make"),
     "no such scores": ({"scores": "no", "cuts": (neurons(1),)}, "no: cannot be read as scores"),
     "too many neurons": ({"cuts": (neurons(48),)}, "only 48 and one has to stay: 1 too many"),

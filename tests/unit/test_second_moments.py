@@ -22,6 +22,7 @@ from ptl_plugins.families.llama import LLAMA
 from ptl_plugins.profiling import NoJournal, profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.second_moments import MomentFolder, free_memory, layer_groups
+from ptl_plugins.tally import MomentTally
 from ptl_plugins.testing import TINY, tiny_model
 
 CPU = torch.device("cpu")
@@ -360,6 +361,14 @@ def test_a_profile_goes_on_with_other_memory(whole, tmp_path, dies, before, afte
         goes_on(tmp_path / "m", whole, journal, memory=after * LAYER)
     else:
         assert before == 9
+
+
+def test_moments_that_are_on_disk_are_no_longer_in_memory(tmp_path):
+    journal = MemoryJournal()
+    run(tmp_path, journal=journal, memory=LAYER)
+    names = {statistic.name for statistic in STATISTICS}
+    assert set(journal.kept) == {*names, "counts", "4"}
+    assert all(not t.totals for t, _ in journal.seen.values() if isinstance(t, MomentTally))
 
 
 @pytest.mark.parametrize("dies", [1, 2, 3])

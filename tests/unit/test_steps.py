@@ -260,6 +260,14 @@ def test_a_round_that_cuts_layers_alone_gathers_no_moment(ctx, subject, monkeypa
     assert not moments_of(ctx).exists()
 
 
+def test_a_round_in_which_no_neuron_is_low_enough_leaves_no_second_moments(ctx, subject):
+    none = dataclasses.replace(NEURONS, selector="threshold", amount=1e-30)
+    ctx = dataclasses.replace(ctx, spec=RoundSpec(index=1, cuts=(none,)))
+    _, plan = one_round(with_recipe(ctx, refit="ridge"), subject)
+    assert plan.removed_neurons == ()
+    assert not moments_of(ctx).exists()
+
+
 @pytest.mark.parametrize("left", [(), (1, 4)])
 def test_a_resumed_round_ends_in_the_same_bits(ctx, subject, left):
     """The plan is on disk and the moments are not, or not all: a kill lost them."""

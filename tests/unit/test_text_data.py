@@ -233,6 +233,17 @@ def test_a_data_set_of_the_hub_is_read_by_name_configuration_and_split(monkeypat
     ]
 
 
+def test_what_a_data_set_really_failed_for_is_told_in_one_line(monkeypatch):
+    def load(*args, **kwargs):
+        try:
+            raise ValueError("row 3 has no end\nand much more")
+        except ValueError as error:
+            raise RuntimeError("An error occurred") from error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert refused(lambda: read("owner/name"), "(ValueError: row 3 has no end)")
+
+
 def test_texts_are_encoded_with_the_tokenizers_special_tokens_and_cut_off():
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

@@ -1,0 +1,78 @@
+"""Several runs side by side, in the form of the paper's Table 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ptl_plugins.report.document import Section, Table, number_columns, text_column
+from ptl_plugins.report.formats import MISSING, duration, parameters, percent, ratio
+from ptl_plugins.report.metrics import Measured, Metric, measured, show, show_change
+from ptl_plugins.report.rounds import INTERVAL_NOTE, kept
+from ptl_plugins.report.runs import Run
+from ptl_plugins.report.times import recovery_seconds
+
+NOTES = (
+    "A run's last round: its parameters, relative to the original (kept), its FLOPs per token "
+    "relative to the original, its metrics; change: last minus original (pp: percentage points); "
+    "recovery: the time of all recoveries together.",
+    INTERVAL_NOTE + " None is claimed for a change.",
+)
+
+
+def comparison_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section:
+    """Return the table of the runs."""
+    headings = [f"{m.name}\n{what}" for m in metrics for what in ("original", "last", "change")]
+    longest = max(recovery_seconds(run) or 0.0 for run in runs)
+    columns = (
+        text_column("run"),
+        *number_columns("parameters", "kept", "FLOPs", *headings, "recovery"),
+    )
+    table = Table(columns=columns, rows=tuple(_row(run, metrics, longest) for run in runs))
+    return Section(
+        heading="Runs side by side",
+        blocks=(table,),
+        notes=(*NOTES, *caveats(runs)),
+        in_terminal=True,
+    )
+
+
+def caveats(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield why numbers of these runs may not be comparable."""
+    for why in dict.fromkeys(run.no_flops for run in runs if run.no_flops):
+        names = ", ".join(run.name for run in runs if run.no_flops == why)
+        yield f"{names}: FLOPs are missing: {why}."
+    shapes = {
+        (run.original.num_layers, run.original.width, run.original.num_parameters)
+        for run in runs
+        if run.original is not None
+    }
+    if len(shapes) > 1:
+        yield "The runs start from models of different shapes."
+    if any(run.recipe.evaluation.tasks != runs[0].recipe.evaluation.tasks for run in runs):
+        yield "The runs' recipes measure different tasks, or the same with other settings."
+
+
+def original_of(metric: Metric, run: Run) -> Measured | None:
+    """Return what the original measured."""
+    return measured(metric, run.original.recovered, run) if run.original else None
+
+
+def last_of(metric: Metric, run: Run) -> Measured | None:
+    """Return what the last finished round measured after its recovery."""
+    return measured(metric, run.last.recovered, run) if run.last else None
+
+
+def _row(run: Run, metrics: Sequence[Metric], longest: float) -> tuple[str, ...]:
+    return (
+        run.label,
+        parameters(run.last.num_parameters) if run.last else MISSING,
+        percent(kept(run, run.last)),
+        ratio(run.flops.get(run.last.round) if run.last else None),
+        *(cell for metric in metrics for cell in _cells(metric, run)),
+        duration(recovery_seconds(run), longest),
+    )
+
+
+def _cells(metric: Metric, run: Run) -> tuple[str, str, str]:
+    before, after = original_of(metric, run), last_of(metric, run)
+    return show(metric, before), show(metric, after), show_change(metric, before, after)
