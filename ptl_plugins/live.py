@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ def loaded(subject: Subject) -> Iterator[Subject]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert subject.path is not None
-    model = AutoModelForCausalLM.from_pretrained(subject.path, dtype="auto")
+    model: Any = AutoModelForCausalLM.from_pretrained(subject.path, dtype="auto")
     model.to(accelerator())
     tokenizer = AutoTokenizer.from_pretrained(subject.path)
     yield Subject(family=subject.family, model=model.eval(), tokenizer=tokenizer)
