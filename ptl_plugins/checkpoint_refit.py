@@ -38,8 +38,8 @@ def refitted_outputs(
         path = checkpoint.folder / checkpoint.tensors[name].file
         with safe_open(os.fspath(path), framework="pt") as file:
             weight: torch.Tensor = file.get_tensor(name)
-        moment = moments.read(layer, plan.width)
-        new = refitted(weight.to(device), moment, plan.removed_neurons[layer], name=name)
+        removed = plan.removed_neurons[layer]
+        new = refitted(weight.to(device), moments.read(layer, plan.width), removed, name=name)
         return new.to(weight.dtype).cpu().contiguous().view(torch.uint8).numpy()
 
     return new_output

@@ -22,8 +22,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Write `value` as indented JSON, whole or not at all; plain lists take one line each."""
+    write_text(path, _indented(value, "\n") + "\n")
+
+
+def _indented(value: Any, line: str) -> str:
+    """Return JSON; `line` is what ends a line and indents the next.
+
+    json's own indent gives every number of a list a line, and leaves its fast encoder.
+    """
+    inner = line + " "
+    if isinstance(value, dict) and value:
+        rows = [f"{json.dumps(str(k))}: {_indented(value[k], inner)}" for k in sorted(value)]
+        return f"{{{inner}{f',{inner}'.join(rows)}{line}}}"
+    if isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple) for v in value):
+        return f"[{inner}{f',{inner}'.join(_indented(v, inner) for v in value)}{line}]"
+    return json.dumps(value)
 
 
 def replace(temporary: Path, path: Path) -> None:

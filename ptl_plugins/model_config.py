@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.side_files import HUB_SIDE_FILES
 
-CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
+CHECKPOINT_FILES = ("*.safetensors", *HUB_SIDE_FILES)
 """What is asked of the hub: weights in one format, and the side files."""
 
 

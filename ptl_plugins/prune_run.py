@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +88,16 @@ def _plan(request: PruneRequest, registry: Registry, before: Geometry, parent: s
     top = request.protect_top
     if top is None:
         top = int(before.width * PROTECT_SHARE) if scores.protect else 0
-    dropped = _dropped(request.drop_layers, before)
     plan = choose(
         request.cuts,
         scores,
         registry,
         original=before,
-        present=before.after(width=before.width, num_layers=before.num_layers - len(dropped)),
+        dropped=_dropped(request.drop_layers, before),
         multiple_of=request.multiple_of,
         protect_top=top,
         digest=digest(scores) if request.scores else "",
     )
-    if dropped:
-        criteria = {**plan.criteria, "layer": "named"}
-        plan = replace(plan, removed_layers=dropped, criteria=criteria)
     _require_done(request, plan)
     return plan
 

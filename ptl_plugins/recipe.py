@@ -11,11 +11,11 @@ import pydantic
 
 from ptl_plugins.amounts import read_amount
 from ptl_plugins.criteria import DEFAULT_CRITERION
-from ptl_plugins.errors import RecipeError
+from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.registry import Catalogue, Registry
 from ptl_plugins.schedule import Order, Phase, expand
-from ptl_plugins.text_data import SUFFIXES
+from ptl_plugins.text_data import SUFFIXES, read_texts
 from ptl_plugins.types import (
     CalibrationSpec,
     Cut,
@@ -211,12 +211,18 @@ def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
 
 
 def _missing_data(model: SectionModel) -> list[str]:
-    """Return whether the second corpus is a file that is not there; a hub's is not asked for."""
-    data = model.protect.data if model.protect else ""
-    is_file = data.startswith((".", "/", "~")) or Path(data).suffix in SUFFIXES
-    if not is_file or Path(data).expanduser().exists():
+    """Return what is wrong with a second corpus on this machine; a hub's is not asked for."""
+    protect = model.protect
+    if protect is None:
         return []
-    return [f"protect.data: '{data}': no such file"]
+    if not Path(protect.data).expanduser().exists():
+        is_file = protect.data.startswith((".", "/", "~")) or Path(protect.data).suffix in SUFFIXES
+        return [f"protect.data: '{protect.data}': no such file"] if is_file else []
+    try:
+        read_texts(protect.data, column=protect.column, number=1)
+    except PTLError as error:
+        return [f"protect: {error}"]
+    return []
 
 
 def _cut_twice(model: SectionModel) -> list[str]:

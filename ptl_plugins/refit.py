@@ -60,10 +60,12 @@ def refitted(
     gone = (~keep).nonzero().flatten().to(weight.device)
     moment = moment.to(weight.device)
     plain = weight.index_select(1, kept).float()
-    rows = moment.index_select(0, kept)
-    lost = rows.index_select(1, gone) @ weight.index_select(1, gone).float().T
-    change = _solve(rows.index_select(1, kept), lost, moment.diagonal().mean(), name, ridge)
-    return plain + change.T
+    scale = moment.diagonal().mean()
+    lost = moment.index_select(1, gone).index_select(0, kept)
+    lost = lost @ weight.index_select(1, gone).float().T
+    matrix = moment.index_select(0, kept).index_select(1, kept)
+    del moment  # the factor takes its place
+    return plain + _solve(matrix, lost, scale, name, ridge).T
 
 
 def _solve(
@@ -106,8 +108,7 @@ def refit_live(
         columns = torch.tensor(plan.kept_neurons(index), device=weight.device)
         new = torch.zeros(weight.shape[0], len(columns), device=weight.device)
         if ranks.rank == 0:
-            moment = moments.read(index, plan.width)
             name = f"layer {index}, {family.ffn_output}"
-            new = refitted(weight.data, moment, removed, name=name)
+            new = refitted(weight.data, moments.read(index, plan.width), removed, name=name)
         ranks.merge(new, "sum")
         weight.data[:, columns] = new.to(weight.dtype)

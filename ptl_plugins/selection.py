@@ -28,7 +28,7 @@ def choose(
     registry: Registry,
     *,
     original: Geometry,
-    present: Geometry | None = None,
+    dropped: Sequence[int] = (),
     multiple_of: int = 1,
     protect_top: int = 0,
     digest: str = "",
@@ -40,7 +40,7 @@ def choose(
         scores: statistics of the model as it is.
         registry: where criteria and selectors are found by name.
         original: what fractions and targets refer to.
-        present: the sizes before the cuts, where they are not those of the scores.
+        dropped: layers that go whatever their importance; then no cut is of layers.
         multiple_of: the width that stays is a multiple of it.
         protect_top: neurons per layer that the second corpus protects; it needs
             `scores.protect`.
@@ -49,8 +49,9 @@ def choose(
     Raises:
         PruneError: a cut asks for more than there is, or scores are missing or not finite.
     """
-    present = present or original.after(width=scores.width, num_layers=scores.num_layers)
-    removed: dict[str, Any] = {"neuron": (), "layer": ()}
+    left = scores.num_layers - len(dropped)
+    present = original.after(width=scores.width, num_layers=left)
+    removed: dict[str, Any] = {"neuron": (), "layer": tuple(sorted(dropped))}
     for cut in cuts:
         importance = _importance(cut, scores, registry, protect_top)
         request = CutRequest(
@@ -58,9 +59,9 @@ def choose(
             original=original,
             present=present,
             multiple_of=multiple_of,
-            importance=importance,
+            importance=_of_layers_that_stay(cut, importance, removed["layer"]),
         )
-        number = _number(request, importance, registry)
+        number = _number(request, registry)
         rows = lowest_per_layer(importance if cut.unit == "neuron" else importance[None], number)
         if number:
             removed[cut.unit] = rows if cut.unit == "neuron" else rows[0]
@@ -70,7 +71,7 @@ def choose(
         width=scores.width,
         removed_neurons=removed["neuron"],
         removed_layers=removed["layer"],
-        criteria={cut.unit: cut.criterion for cut in cuts},
+        criteria=({"layer": "named"} if dropped else {}) | {c.unit: c.criterion for c in cuts},
         scores_digest=digest,
     )
 
@@ -128,12 +129,29 @@ def _require_finite(cut: Cut, importance: NDArray[np.float32], whose: str) -> No
         )
 
 
-def _number(request: CutRequest, importance: NDArray[np.float32], registry: Registry) -> int:
+def _of_layers_that_stay(
+    cut: Cut, importance: NDArray[np.float32], gone: Sequence[int]
+) -> NDArray[np.float32]:
+    """Return `importance` with the rows of layers that go whole made harmless.
+
+    They keep their place, for messages that name a layer, but their neurons are all free to go:
+    no threshold and no protect set has to be met in them.
+    """
+    import numpy as np
+
+    if cut.unit == "neuron" and gone:
+        importance = importance.copy()
+        importance[list(gone)] = -np.inf
+    return importance
+
+
+def _number(request: CutRequest, registry: Registry) -> int:
     """Return how many go, held against how many there are."""
     number = num_removed(request, registry)
     if number is None:
         raise PruneError(f"selector '{request.cut.selector}' gave no count, importances at hand")
-    _require_rest(request.cut, number, importance)
+    assert request.importance is not None
+    _require_rest(request.cut, number, request.importance)
     return number
 
 
@@ -147,7 +165,7 @@ def _require_rest(cut: Cut, number: int, importance: NDArray[np.float32]) -> Non
             f"{number} {what} shall go, but there are only {present} and one has to stay: "
             f"{number - present + 1} too many"
         )
-    free = np.isfinite(importance).sum(axis=-1).reshape(-1)
+    free = (importance < np.inf).sum(axis=-1).reshape(-1)
     if number > free.min():
         layer = int(free.argmin())
         raise PruneError(

@@ -337,7 +337,7 @@ class CutRequest:
     multiple_of: int = 1
     """The width that stays shall be a multiple of it."""
     importance: NDArray[np.float32] | None = None
-    """[layers, width] or [layers]; None while a run is only planned."""
+    """[layers, width], -inf in layers that go whole, or [layers]; None while only planned."""
 
 
 class Selector(Protocol):

@@ -40,7 +40,8 @@ CASES = {
     ),
     "unknown family": (
         {"ptl": section(family="lama")},
-        "ptl.family: unknown family 'lama' (did you mean 'llama'?); available: gemma2, llama",
+        "ptl.family: unknown family 'lama' (did you mean 'llama'?); available: gemma2, gemma3, "
+        "llama",
     ),
     "unreachable width": (
         {"ptl": section(schedule=phase(amount=20, rounds=3))},

@@ -59,7 +59,8 @@ def build(*plugins):
 
 
 def test_the_built_ins_are_plugins_like_any_other():
-    assert {name for name, _ in build().list_name_plugin()} == {"steps", "builtin"}
+    own = {"steps", "checkpoint_steps", "local", "run_recipe", "builtin"}
+    assert {name for name, _ in build().list_name_plugin()} == own
 
 
 def test_a_plugin_given_by_name_is_registered(plugin_module):

@@ -257,7 +257,7 @@ def test_the_protect_sets_file_is_looked_for_unless_only_a_plan_is_wanted(regist
     with pytest.raises(RecipeError, match=r"protect\.data: '.*wiki\.jsonl': no such file$"):
         read_section(source, keys, prefix="ptl")
     read_section(replace(source, thorough=False), keys, prefix="ptl")
-    data.touch()
+    data.write_text('{"text": "a"}\n', encoding="utf-8")
     assert read_section(source, keys, prefix="ptl").protect.data == str(data)
 
 
@@ -301,3 +301,10 @@ def test_a_section_that_is_no_mapping_is_refused(registry, keys):
     source = RecipeSource(path=Path("my.yaml"), keys={}, text="", registry=registry)
     with pytest.raises(RecipeError, match=r"^my.yaml: ptl: .* is not a mapping of keys$"):
         read_section(source, keys, prefix="ptl")
+
+
+def test_a_protect_corpus_without_the_column_is_told_before_anything_runs(lines, tmp_path):
+    data = tmp_path / "wiki.jsonl"
+    data.write_text('{"question": "a"}\n', encoding="utf-8")
+    (line,) = lines(protect={"data": str(data), "top": 1})
+    assert "has no column 'text'; it has question" in line

@@ -257,14 +257,27 @@ def test_a_target_of_layers_counts_the_neurons_that_go_before_them():
 
 
 def test_a_target_counts_layers_that_go_in_another_way():
-    """`ptl prune --drop-layers` says so by `present`."""
+    """`ptl prune --drop-layers` says so by `dropped`."""
     scores = scores_of(array(np.arange(80)).reshape(4, 20))
-    start = geometry_of(scores)
     neurons = cut(amount=0.5, selector="parameters")
-    dropped = start.after(width=20, num_layers=3)
-    plan = plan_of(scores, neurons, original=start, present=dropped)
+    plan = plan_of(scores, neurons, dropped=(3,))
     assert plan.new_width == plan_of(scores, cut("layer", 1), neurons).new_width
-    assert (plan.width, plan.num_layers) == (20, 4)
+    assert (plan.width, plan.num_layers, plan.removed_layers) == (20, 4, (3,))
+    assert plan.criteria == {"layer": "named", "neuron": "n"}
+
+
+@pytest.mark.parametrize("how", ["dropped", "cut"])
+def test_a_threshold_has_not_to_be_met_in_a_layer_that_goes_whole(how):
+    neurons = array([[1, 1, 5, 5], [5, 5, 5, 5], [1, 1, 1, 5]])
+    scores = scores_of(neurons, array([2, 1, 3]))
+    threshold = cut(amount=1.0, selector="threshold")
+    assert plan_of(scores, threshold).removed_neurons == ()
+    if how == "dropped":
+        plan = plan_of(scores, threshold, dropped=(1,))
+    else:
+        plan = plan_of(scores, cut("layer", 1), threshold)
+    assert plan.new_width == 2
+    assert plan.removed_neurons[0] == plan.removed_neurons[2] == (0, 1)
 
 
 def test_the_rounds_of_a_target_meet_it_on_the_scores_of_each():
