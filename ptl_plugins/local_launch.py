@@ -54,6 +54,7 @@ def run_command(command: Command) -> CommandResult:
         finally:
             _stop(child)
             copier.join()
+            child.stdout.close()
     return CommandResult(
         exit_code=child.returncode, seconds=time.monotonic() - start, timed_out=timed_out
     )

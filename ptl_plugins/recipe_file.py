@@ -60,7 +60,7 @@ def override(keys: dict[str, Any], word: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {word}: the value is not YAML ({error})") from error
+        raise RecipeError(f"--set {word}: the value is not YAML") from error
     if isinstance(place, list):
         _inside(place, last, word)
         place[int(last)] = value

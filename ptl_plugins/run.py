@@ -44,7 +44,10 @@ def run_recipe(recipe: Recipe, manager: PTLPluginManager, registry: Registry) ->
         original=plan.original,
     )
     subject = Subject(family=plan.family, path=run.last_model() or original)
-    last = prune_tune_loop(start, subject, describe)
+    try:
+        last = prune_tune_loop(start, subject, describe)
+    finally:
+        run.close()
     assert last.path is not None
     return last.path
 

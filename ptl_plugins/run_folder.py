@@ -8,11 +8,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ptl_plugins.durable import remove_leftovers, write_json
 from ptl_plugins.errors import RunFolderError
 from ptl_plugins.types import Cut, EvalResult, PrunePlan, Recipe, RoundRecord
+
+if TYPE_CHECKING:
+    import filelock
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
@@ -29,7 +32,7 @@ class RunFolder:
     def __init__(self, path: Path, *, writes: bool) -> None:
         self.path = path
         self.writes = writes
-        self._lock: object | None = None
+        self._lock: filelock.FileLock | None = None
 
     def round_folder(self, index: int) -> Path:
         """Return `round_NN`; round 0 is the original."""
@@ -54,6 +57,11 @@ class RunFolder:
         if not self.records():
             write_json(self.path / MANIFEST, {**manifest, "recipe": recipe_keys(recipe)})
         self.event("opened", finished_rounds=self.num_finished())
+
+    def close(self) -> None:
+        """Give the folder's lock back; the end of the process does so too."""
+        if self._lock is not None:
+            self._lock.release()
 
     def check(self, recipe: Recipe) -> None:
         """Compare the recipe with that of the rounds which are recorded; write nothing.

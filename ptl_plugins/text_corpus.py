@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptl_plugins.errors import PTLError
-from ptl_plugins.parts import cut_documents
 from ptl_plugins.types import CalibrationSpec, Recipe
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def read_corpus(recipe: Recipe, model: Path) -> TextCorpus:
     """
     from transformers import AutoTokenizer
 
+    from ptl_plugins.parts import cut_documents
     from ptl_plugins.text_data import read_all_texts
 
     assert recipe.data is not None

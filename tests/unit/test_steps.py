@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptl_plugins import steps
 from ptl_plugins.calibration import Batches
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families.llama import LLAMA
@@ -164,8 +165,9 @@ def test_a_part_without_tokens_is_an_error_of_its_round(ctx, subject):
 
 def test_checkpoint_subjects_are_left_to_others(ctx, tmp_path):
     subject = Subject(family=LLAMA, path=tmp_path)
-    assert ctx.hooks.ptl_profile(ctx=ctx, subject=subject) is None
-    assert ctx.hooks.ptl_prune(ctx=ctx, subject=subject, plan=None) is None
+    assert steps.ptl_profile(ctx, subject) is None
+    assert steps.ptl_prune(ctx, subject, None) is None
+    assert steps.ptl_evaluate(ctx, subject) is None
 
 
 @pytest.fixture

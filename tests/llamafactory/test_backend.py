@@ -1,0 +1,95 @@
+"""The backend of `ptl run`: its files, its refusals, and a run of the real LLaMA-Factory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from llamafactory_ext.backend import LlamaFactory, stage_command, stage_keys
+from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
+from ptl_plugins.types import StageSpec
+
+SETTINGS = {
+    "use_cpu": True,
+    "bf16": True,
+    "cutoff_len": 64,
+    "per_device_train_batch_size": 1,
+    "learning_rate": 1.0e-3,
+    "max_steps": 2,
+}
+RECIPE = {
+    "model": "model",
+    "run_dir": "out",
+    "data": {"path": "data/tiny.jsonl"},
+    "calibration": {"num_sequences": 8, "max_length": 64},
+    "schedule": [{"unit": "neuron", "amount": 8}],
+    "recover": [{"backend": "llamafactory", "settings": SETTINGS}],
+}
+
+
+def stage(**settings):
+    return StageSpec(backend="llamafactory", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({"dataset": "x"}, "settings.dataset: is set by PTL for each round; remove it"),
+        ({"stage": "sft"}, "settings.stage: 'sft' cannot be used here; only pt"),
+        ({"finetuning_type": "lora"}, "settings.finetuning_type: 'lora' cannot be used here"),
+        ({"learning_rate": 1e-5}, None),
+    ],
+)
+def test_settings_that_ptl_decides_are_refused(settings, wrong):
+    found = LlamaFactory().check(stage(**settings))
+    assert found is None if wrong is None else found.startswith(wrong)
+
+
+def test_the_recipes_settings_go_through_verbatim_and_the_files_are_ptls(tmp_path):
+    keys = stage_keys(stage(learning_rate=2e-5, foo="bar"), tmp_path / "m", tmp_path, seed=9)
+    assert (keys["learning_rate"], keys["foo"], keys["seed"]) == (2e-5, "bar", 9)
+    assert keys["model_name_or_path"] == str(tmp_path / "m")
+    assert keys["output_dir"] == str(tmp_path / "trained")
+
+
+def test_several_processes_are_torchruns(tmp_path):
+    spec = StageSpec(backend="llamafactory", settings={}, processes=4, python="/env/python")
+    command = stage_command(spec, tmp_path)
+    assert command.words[0] == "/env/python"
+    assert command.environment["NPROC_PER_NODE"] == "4"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_ptl_run_prunes_and_recovers_with_the_real_framework(tmp_path):
+    write_tiny_checkpoint(tmp_path / "model")
+    write_tiny_corpus(tmp_path / "data")
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    words = [sys.executable, "-m", "ptl_plugins", "run", "r.yaml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "out" / "round_01"
+    assert done.stdout.strip().endswith("out/round_01/model: the last round's model")
+    assert AutoModelForCausalLM.from_pretrained(folder / "model").config.intermediate_size == 40
+    assert json.loads((folder / "record.json").read_text(encoding="utf-8"))["width"] == 40
+    assert "train_loss" in (folder / "stage_0" / "train.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_setting_that_the_framework_refuses_ends_with_its_log(tmp_path):
+    write_tiny_checkpoint(tmp_path / "model")
+    write_tiny_corpus(tmp_path / "data")
+    settings = {**SETTINGS, "no_such_key": 1}
+    recipe = {**RECIPE, "recover": [{"backend": "llamafactory", "settings": settings}]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    words = [sys.executable, "-m", "ptl_plugins", "run", "r.yaml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "llamafactory-cli train ended with 1" in done.stderr
+    assert "no_such_key" in done.stderr.split("whose last lines are:")[1]
