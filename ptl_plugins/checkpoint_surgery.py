@@ -1,7 +1,7 @@
 """Cuts a plan out of a checkpoint folder, tensor by tensor, without torch and transformers.
 
-Whatever the model's size, memory holds two buffers of some MB; a tensor that stays whole is
-copied by the kernel. The new folder is bit-identical to cutting and saving the live model.
+Whatever the model's size, memory holds two buffers of some MB. The new folder is bit-identical to
+cutting and saving the live model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptl_plugins.checkpoint_config import pruned_config
-from ptl_plugins.durable import TEMPORARY_SUFFIX, new_folder, write_json
+from ptl_plugins.durable import claimed_folder, json_text, write_json
 from ptl_plugins.errors import PruneError
 from ptl_plugins.families import Family
 from ptl_plugins.plan_check import require_uniform
@@ -47,10 +47,18 @@ class _Job:
     new_outputs: NewOutputs | None
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes of weights and side files; the JSON files are small change."""
-        sides = sum(file.stat().st_size for file in self.side_files)
-        return sides + sum(layout.num_bytes for layout in self.layouts)
+    def json_files(self) -> dict[str, Any]:
+        """The JSON files by name, in the order in which they are written."""
+        index = self.checkpoint.index
+        shards = {} if index is None else {INDEX_FILE: index_json(self.checkpoint, self.layouts)}
+        return {**shards, "config.json": self.config, **self.extra}
+
+    def num_bytes(self, block: int) -> int:
+        """Bytes that all files take on a disk of such blocks, the folder's own among them."""
+        sizes = [1, *(layout.num_bytes for layout in self.layouts)]
+        sizes += [file.stat().st_size for file in self.side_files]
+        sizes += [len(json_text(value)) for value in self.json_files.values()]
+        return sum(-(-size // block) * block for size in sizes)
 
 
 def prune_checkpoint(
@@ -101,33 +109,37 @@ def prune_checkpoint(
 
 
 def _carry_out(job: _Job, out: Path) -> None:
-    temporary, whole = out.with_name(out.name + TEMPORARY_SUFFIX), False
     try:
-        with new_folder(out) as folder:
+        with claimed_folder(out) as folder:
             _write(job, folder)
-            if os.path.lexists(out):  # new_folder would replace what came meanwhile
-                raise PruneError(f"{out}: came into being meanwhile; write to another folder")
-            whole = True
+    except FileExistsError as error:
+        if error.filename != str(out):
+            raise _not_written(job, out, error) from error
+        raise PruneError(f"{out}: came into being meanwhile; write to another folder") from error
     except OSError as error:
-        if whole and not temporary.exists():  # renamed, but who knows whether on the disk
-            shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(temporary, ignore_errors=True)
         raise _not_written(job, out, error) from error
 
 
 def _require_space(job: _Job, out: Path) -> None:
-    if job.num_bytes > _free_bytes(out):
+    if _needed_bytes(job, out) > _free_bytes(out):
         raise _disk_full(job, out)
 
 
+def _needed_bytes(job: _Job, out: Path) -> int:
+    return job.num_bytes(os.statvfs(_present(out)).f_frsize)
+
+
 def _free_bytes(out: Path) -> int:
-    present = next(parent for parent in out.absolute().parents if parent.is_dir())
-    return shutil.disk_usage(present).free
+    return shutil.disk_usage(_present(out)).free
+
+
+def _present(out: Path) -> Path:
+    return next(parent for parent in out.absolute().parents if parent.is_dir())
 
 
 def _disk_full(job: _Job, out: Path) -> PruneError:
     return PruneError(
-        f"{out}: the disk is full: the pruned model needs {job.num_bytes} bytes, "
+        f"{out}: the disk is full: the pruned model needs {_needed_bytes(job, out)} bytes, "
         f"{_free_bytes(out)} are free; make room, or write to another disk"
     )
 
@@ -143,10 +155,7 @@ def _write(job: _Job, folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
     for layout in job.layouts:
         _write_shard(job, layout, folder / layout.file)
-    if job.checkpoint.index is not None:
-        write_json(folder / INDEX_FILE, index_json(job.checkpoint, job.layouts))
-    write_json(folder / "config.json", job.config)
-    for name, value in job.extra.items():
+    for name, value in job.json_files.items():
         write_json(folder / name, value)
     _verify(folder, [cut for layout in job.layouts for cut in layout.cuts])
 
@@ -164,7 +173,8 @@ def _write_shard(job: _Job, layout: ShardLayout, path: Path) -> None:
 def _write_tensor(job: _Job, cut: TensorCut, writer: ShardWriter) -> None:
     if cut.axis == 1 and cut.layer is not None and job.new_outputs is not None:
         matrix = job.new_outputs(cut.layer)
-        assert matrix.nbytes == cut.num_bytes, f"{cut.name}: {matrix.shape} instead of {cut.shape}"
+        if matrix.nbytes != cut.num_bytes:
+            raise RuntimeError(f"{cut.name}: {matrix.shape} instead of {cut.shape}")
         writer.raw(np.ascontiguousarray(matrix))
     elif cut.shape == cut.entry.shape:
         writer.whole(cut.entry)
@@ -183,7 +193,12 @@ def _kept(plan: PrunePlan, cut: TensorCut) -> NDArray[np.intp]:
 
 
 def _verify(folder: Path, cuts: Sequence[TensorCut]) -> None:
-    """Open the result again and hold names, dtypes and shapes against the plan."""
+    """Open the result again and hold names, dtypes and shapes against the plan.
+
+    Raises:
+        RuntimeError: they differ, which is a mistake of PTL's.
+    """
     written = {e.name: (e.dtype, e.shape) for e in open_checkpoint(folder).tensors.values()}
     planned = {cut.name: (cut.entry.dtype, cut.shape) for cut in cuts}
-    assert written == planned, f"{folder}: {set(written) ^ set(planned) or 'other shapes'}"
+    if written != planned:
+        raise RuntimeError(f"{folder}: {set(written) ^ set(planned) or 'other shapes'}")

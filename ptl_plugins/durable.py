@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; plain lists take one line each."""
-    write_text(path, _indented(value, "\n") + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return what `write_json` writes, ASCII."""
+    return _indented(value, "\n") + "\n"
 
 
 def _indented(value: Any, line: str) -> str:
@@ -65,6 +73,72 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         shutil.rmtree(path)
     replace(temporary, path)
+
+
+@contextlib.contextmanager
+def claimed_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder of this call alone that becomes `path`, which must not be there.
+
+    What killed processes of this machine left of `path` goes first. A failed body leaves nothing,
+    not even the parents that were made.
+
+    Raises:
+        FileExistsError: `path` came into being meanwhile; it is left alone.
+    """
+    missing = [parent for parent in path.parents if not parent.exists()]
+    temporary = path.with_name(f"{_own_prefix(path)}{os.getpid()}-{secrets.token_hex(3)}")
+    temporary = temporary.with_name(temporary.name + TEMPORARY_SUFFIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_of_the_dead(path)
+        temporary.mkdir()
+        yield temporary
+        _place(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # others may use it by now
+                parent.rmdir()
+        raise
+
+
+def _own_prefix(path: Path) -> str:
+    """Return how names of temporary folders for `path` begin: a pid means this machine's."""
+    return f"{path.name}.{zlib.crc32(socket.gethostname().encode()):08x}-"
+
+
+def _remove_of_the_dead(path: Path) -> None:
+    start = _own_prefix(path)
+    for folder in path.parent.iterdir():
+        if folder.name.startswith(start) and folder.name.endswith(TEMPORARY_SUFFIX):
+            pid = folder.name[len(start) :].partition("-")[0]
+            if pid.isdecimal() and not _is_alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename a written folder; the name is claimed first, as a rename would replace a folder."""
+    for file in _files(temporary):
+        _sync(file)
+    path.mkdir()
+    try:
+        temporary.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        moved = not temporary.exists()  # renamed, but who knows whether on the disk
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if moved else path.rmdir()
+        raise
 
 
 def copy_files(source: Path, target: Path) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from ptl_plugins.durable import TEMPORARY_SUFFIX, replace
-from ptl_plugins.errors import PTLError
 from ptl_plugins.signals import Tally
+from ptl_plugins.tensor_file import metadata_of, save_tensors
 
 INTERVAL = 60.0
 """Seconds between two saves, at least."""
@@ -55,7 +52,7 @@ class FileJournal:
         """Return the batches in the totals `names`; None: not whole, or of other work."""
         try:
             with safe_open(os.fspath(self.path), framework="pt") as file:
-                facts = json.loads((file.metadata() or {})["facts"])
+                facts = metadata_of(file)
                 whole = names <= set(file.keys())
             counts = {facts["batches"].get(name) for name in names}
         except (OSError, SafetensorError, ValueError, KeyError):
@@ -86,16 +83,7 @@ class FileJournal:
             (n, t, done) for tally, done in self._seen.values() for n, t in tally.totals.items()
         ]
         facts = {"about": self.about, "batches": {name: done for name, _, done in rows}}
-        temporary = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
         totals = {name: total.cpu() for name, total, _ in rows}
-        try:
-            save_file(totals, os.fspath(temporary), {"facts": json.dumps(facts)})
-            replace(temporary, self.path)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise PTLError(
-                f"{self.path}: cannot be written ({error}); make room, then give the same command "
-                "again: it goes on"
-            ) from error
+        save_tensors(self.path, totals, facts)
         self._last = time.monotonic()
         self.interval = max(self.interval, (self._last - start) / SHARE)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import Family, find_family
@@ -59,6 +57,7 @@ class ProfileRequest:
     template: str | None = None
     split: str = "train"
     seed: int = 0
+    family: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,17 +103,18 @@ def run_profile(
 def _prepare(request: ProfileRequest, registry: Registry, ranks: Ranks, report: Report) -> _Work:
     from ptl_plugins.criteria import needed_statistics
     from ptl_plugins.model_digest import model_digest
+    from ptl_plugins.profile_model import load_tokenizer
     from ptl_plugins.shards import open_checkpoint
     from ptl_plugins.text_data import data_digest
 
     folder = model_folder(request.model)
     config = read_config(str(folder))
-    family = find_family(registry, config)
+    family = find_family(registry, config, request.family)
     sizes = geometry(config, family)
     digest = model_digest(open_checkpoint(folder))
-    tokenizer = _tokenizer(folder)
-    sequences = _sequences(request, request.data, tokenizer)
-    protected = _sequences(request, request.protect, tokenizer) if request.protect else []
+    tokenizer, vocab = load_tokenizer(folder), config.get("vocab_size")
+    sequences = _sequences(request, request.data, tokenizer, vocab)
+    protected = _sequences(request, request.protect, tokenizer, vocab) if request.protect else []
     about = {"model_digest": digest, "data_digest": data_digest(sequences)}
     if request.protect:
         about["protect_digest"] = data_digest(protected)
@@ -133,8 +133,9 @@ def _prepare(request: ProfileRequest, registry: Registry, ranks: Ranks, report: 
 
 
 def _sequences(
-    request: ProfileRequest, data: str, tokenizer: PreTrainedTokenizerBase
+    request: ProfileRequest, data: str, tokenizer: PreTrainedTokenizerBase, vocab: Any
 ) -> list[list[int]]:
+    from ptl_plugins.profile_model import require_known_tokens
     from ptl_plugins.text_data import encode_texts
 
     if data == request.data:
@@ -144,6 +145,7 @@ def _sequences(
     sequences = encode_texts(texts, tokenizer, max_length=request.max_length)
     if not any(sequences):
         raise PTLError(f"data '{data}': the tokenizer makes no token of its texts; give other data")
+    require_known_tokens(f"data '{data}'", sequences, tokenizer, vocab)
     return sequences
 
 
@@ -211,7 +213,7 @@ def _gather(work: _Work, earlier: Scores | None) -> Scores:
     if moments and missing:
         _make_folder(moments.path, "--second-moments")
         _require_space(moments.path, 4 * work.geometry.width**2 * len(missing))
-    model = _load(work.folder)
+    model = _load(work)
     protect = _protect_scores(work, model) if work.protected and earlier is None else None
     scores = profile(
         model,
@@ -222,6 +224,7 @@ def _gather(work: _Work, earlier: Scores | None) -> Scores:
         moments=moments,
         journal=_journal(work, ""),
     )
+    _require_finite(work, scores)
     return earlier or replace(scores, protect=protect)
 
 
@@ -275,10 +278,28 @@ def _protect_scores(work: _Work, model: PreTrainedModel) -> Scores:
             return scores
     batches, journal = _batches(work, model, work.protected), _journal(work, "protect")
     scores = profile(model, work.family, batches, statistics, work.ranks, journal=journal)
+    _require_finite(work, scores)
     if work.ranks.rank == 0:
         write_scores(path, scores, work.about)
     work.ranks.barrier()
     return scores
+
+
+def _require_finite(work: _Work, scores: Scores) -> None:
+    """Refuse statistics from which no prune can choose."""
+    import numpy as np
+
+    wrong = [
+        (layer, name)
+        for name, values in scores.statistics.items()
+        for layer, row in enumerate(values)
+        if not np.isfinite(row).all()
+    ]
+    for layer, name in sorted(wrong)[:1]:
+        raise PTLError(
+            f"{work.folder}: statistic '{name}' of layer {layer} is not finite: the model or its "
+            "weights are damaged; download or copy the checkpoint again"
+        )
 
 
 def _protect_file(out: Path) -> Path:
@@ -287,13 +308,15 @@ def _protect_file(out: Path) -> Path:
 
 def _remove_partial(work: _Work) -> None:
     """Delete what a killed try would go on from, also that of tries with more ranks."""
+    from ptl_plugins.tensor_file import remove
+
     out = work.request.out
     for name in ("", "protect"):
         _journal(work, name).close()
     own = re.escape(out.name) + rf"\.(\d+|protect\d*){re.escape(PARTIAL_SUFFIX)}(\.ptl-tmp)?"
     for file in out.parent.iterdir() if work.ranks.rank == 0 else ():
         if re.fullmatch(own, file.name):
-            file.unlink(missing_ok=True)
+            remove(file)
 
 
 def _journal(work: _Work, name: str) -> FileJournal:
@@ -316,46 +339,7 @@ def _batches(work: _Work, model: PreTrainedModel, sequences: Sequence[Sequence[i
     return Batches(share, batch_tokens=work.request.batch_tokens, device=device)
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+def _load(work: _Work) -> PreTrainedModel:
+    from ptl_plugins.profile_model import load_model
 
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # whatever fails in there, the user has to mend the folder
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise PTLError(
-            f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}: {reason})"
-        ) from error
-    return tokenizer
-
-
-def _load(folder: Path) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    from ptl_plugins.live import accelerator
-
-    device = accelerator()
-    if device.type == "cpu":
-        keep_freed_memory()
-    logging.disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    model.to(device)  # type: ignore[arg-type]
-    return model
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of handing it back to the system after each layer.
-
-    A batch's activations are tens of megabytes; by default each is mapped, zeroed page by page
-    and unmapped again, which costs about a seventh of a CPU's forward pass.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's names, from malloc.h."""
+    return load_model(work.folder, work.family)

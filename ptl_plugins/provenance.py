@@ -6,11 +6,11 @@ Indices are those of the ORIGINAL model, composed over the rounds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptl_plugins.types import PrunePlan
+from ptl_plugins.types import Cut, PrunePlan
 
 if TYPE_CHECKING:
     from ptl_plugins.run_folder import RunFolder
@@ -27,17 +27,28 @@ class Provenance:
     neurons: tuple[tuple[int, ...], ...]
     """Per remaining layer, the original indices of its neurons."""
     history: tuple[Mapping[str, Any], ...] = ()
-    """One entry per cut: criteria, digest of the scores, shape before and after."""
+    """One entry per cut: criteria, digest of the scores, shapes, amounts, refit, protection."""
 
-    def after(self, plan: PrunePlan, parent: Mapping[str, str] | None = None) -> Provenance:
-        """Return the provenance after `plan` was carried out on the checkpoint `parent`."""
+    def after(
+        self,
+        plan: PrunePlan,
+        parent: Mapping[str, str] | None = None,
+        how: Mapping[str, Any] | None = None,
+    ) -> Provenance:
+        """Return the provenance after `plan` was carried out on the checkpoint `parent`.
+
+        Args:
+            plan: what went.
+            parent: names the checkpoint it went from.
+            how: what `how_it_was_cut` returned.
+        """
         kept = plan.kept_layers()
         return Provenance(
             layers=tuple(self.layers[i] for i in kept),
             neurons=tuple(
                 tuple(self.neurons[i][neuron] for neuron in plan.kept_neurons(i)) for i in kept
             ),
-            history=(*self.history, _entry(plan, parent)),
+            history=(*self.history, {**_entry(plan, parent), **(how or {})}),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +72,16 @@ class Provenance:
 def untouched(*, num_layers: int, width: int) -> Provenance:
     """Return the provenance of a model that nothing was cut from."""
     return Provenance(layers=tuple(range(num_layers)), neurons=(tuple(range(width)),) * num_layers)
+
+
+def how_it_was_cut(cuts: Sequence[Cut], *, refit: bool, protected: int) -> dict[str, Any]:
+    """Return what a plan does not tell: the cuts as asked for, the refit, the protection."""
+    keys = ("unit", "criterion", "selector", "amount")
+    return {
+        "cuts": [{key: getattr(cut, key) for key in keys} for cut in cuts],
+        "refit": "ridge" if refit else "none",
+        "protected": protected,
+    }
 
 
 def read_latest(run: RunFolder, index: int, shape: Mapping[str, int]) -> Provenance:

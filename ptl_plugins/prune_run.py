@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_plugins.amounts import show_amount
 from ptl_plugins.checkpoint_surgery import NewOutputs, prune_checkpoint
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import Family, find_family
 from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.model_config import model_folder
 from ptl_plugins.model_digest import model_digest
-from ptl_plugins.provenance import FILE, Provenance, untouched
+from ptl_plugins.provenance import FILE, Provenance, how_it_was_cut, untouched
 from ptl_plugins.registry import Registry
 from ptl_plugins.scores_file import digest, read_scores
 from ptl_plugins.selection import choose
@@ -25,6 +26,11 @@ from ptl_plugins.shards import Checkpoint, open_checkpoint
 from ptl_plugins.side_files import side_files
 from ptl_plugins.types import Cut, PrunePlan, Scores
 
+TARGETS = {
+    "parameters": ("--target-parameters", "num_parameters", "parameters"),
+    "flops": ("--target-flops", "flops_per_token", "FLOPs per token"),
+}
+"""Selector -> its option, what it counts, and the name of that."""
 PROTECT_SHARE = 0.05
 """Of the width, what a protect set in the scores protects unless told otherwise."""
 
@@ -43,6 +49,8 @@ class PruneRequest:
     protect_top: int | None = None
     refit: Path | None = None
     """Folder of second moments."""
+    family: str | None = None
+    """Of a model type that no family lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +60,7 @@ class Pruned:
     plan: PrunePlan
     before: Geometry
     after: Geometry
+    refitted: bool = False
 
 
 def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
@@ -64,10 +73,13 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
         raise PruneError(f"{request.out}: is there already; remove it, or name another folder")
     folder = model_folder(request.model)
     checkpoint = open_checkpoint(folder)
-    family = find_family(registry, checkpoint.config)
+    family = find_family(registry, checkpoint.config, request.family)
     before = geometry(checkpoint.config, family)
     parent = model_digest(checkpoint)
-    plan = _plan(request, registry, before, parent)
+    _require_scores(request, registry)
+    scores = _scores(request, before, parent)
+    top = _protect_top(request, scores)
+    plan = _plan(request, registry, before, scores, top)
     refit = request.refit if plan.removed_neurons else None
     prune_checkpoint(
         folder,
@@ -75,19 +87,25 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
         family,
         plan,
         side_files=side_files(str(folder)),
-        extra={FILE: _provenance(folder, plan, request.model, parent)},
+        extra={FILE: _provenance(folder, plan, request, parent, top)},
         new_outputs=_refitted(checkpoint, family, plan, refit, parent) if refit else None,
     )
     after = before.after(width=plan.new_width, num_layers=plan.new_num_layers)
-    return Pruned(plan=plan, before=before, after=after)
+    return Pruned(plan=plan, before=before, after=after, refitted=refit is not None)
 
 
-def _plan(request: PruneRequest, registry: Registry, before: Geometry, parent: str) -> PrunePlan:
-    _require_scores(request, registry)
-    scores = _scores(request, before, parent)
-    top = request.protect_top
-    if top is None:
-        top = int(before.width * PROTECT_SHARE) if scores.protect else 0
+def _protect_top(request: PruneRequest, scores: Scores) -> int:
+    """Return how many neurons per layer are protected, 0 where no neuron goes."""
+    if not any(cut.unit == "neuron" for cut in request.cuts):
+        return 0
+    if request.protect_top is not None:
+        return request.protect_top
+    return int(scores.width * PROTECT_SHARE) if scores.protect else 0
+
+
+def _plan(
+    request: PruneRequest, registry: Registry, before: Geometry, scores: Scores, protect_top: int
+) -> PrunePlan:
     plan = choose(
         request.cuts,
         scores,
@@ -95,14 +113,14 @@ def _plan(request: PruneRequest, registry: Registry, before: Geometry, parent: s
         original=before,
         dropped=_dropped(request.drop_layers, before),
         multiple_of=request.multiple_of,
-        protect_top=top,
+        protect_top=protect_top,
         digest=digest(scores) if request.scores else "",
     )
-    _require_done(request, plan)
+    _require_done(request, plan, before)
     return plan
 
 
-def _require_done(request: PruneRequest, plan: PrunePlan) -> None:
+def _require_done(request: PruneRequest, plan: PrunePlan, before: Geometry) -> None:
     """Refuse a plan that removes nothing, or nothing of a unit of which a number shall go.
 
     Raises:
@@ -112,6 +130,8 @@ def _require_done(request: PruneRequest, plan: PrunePlan) -> None:
     for cut in request.cuts:
         number = cut.selector in ("count", "fraction") and cut.amount
         if not gone[cut.unit] and (number or not any(gone.values())):
+            if cut.selector in TARGETS:
+                raise PruneError(_already_met(cut, before))
             rounded = ""
             if cut.unit == "neuron" and request.multiple_of > 1:
                 rounded = f", or --multiple-of {request.multiple_of} rounds it away"
@@ -119,6 +139,14 @@ def _require_done(request: PruneRequest, plan: PrunePlan) -> None:
                 f"no {cut.unit} would be removed: {cut.selector} {cut.amount:g} comes to none"
                 f"{rounded}; change the amount"
             )
+
+
+def _already_met(cut: Cut, before: Geometry) -> str:
+    flag, quantity, unit = TARGETS[cut.selector]
+    return (
+        f"{flag} {show_amount(cut.amount)}: the model has {getattr(before, quantity):,} {unit} "
+        "already; give a lower target"
+    )
 
 
 def _require_scores(request: PruneRequest, registry: Registry) -> None:
@@ -169,7 +197,9 @@ def _dropped(layers: Sequence[int], before: Geometry) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def _provenance(folder: Path, plan: PrunePlan, model: str, parent: str) -> dict[str, Any]:
+def _provenance(
+    folder: Path, plan: PrunePlan, request: PruneRequest, parent: str, protected: int
+) -> dict[str, Any]:
     """Compose the plan with where the model's own neurons and layers came from."""
     path = folder / FILE
     before = untouched(num_layers=plan.num_layers, width=plan.width)
@@ -181,7 +211,16 @@ def _provenance(folder: Path, plan: PrunePlan, model: str, parent: str) -> dict[
         shape = {len(before.layers), len(before.neurons)}, {len(row) for row in before.neurons}
         if shape != ({plan.num_layers}, {plan.width}):
             raise PTLError(f"{path}: is not of this model, whose shape is another; remove it")
-    return before.after(plan, parent={"model": model, "digest": parent}).to_json()
+    names = {"model": request.model, "digest": parent}
+    return before.after(plan, names, _how(request, plan, protected)).to_json()
+
+
+def _how(request: PruneRequest, plan: PrunePlan, protected: int) -> dict[str, Any]:
+    cuts = list(request.cuts)
+    if number := float(len(request.drop_layers)):
+        cuts.insert(0, Cut(unit="layer", criterion="named", selector="named", amount=number))
+    refit = request.refit is not None and bool(plan.removed_neurons)
+    return how_it_was_cut(cuts, refit=refit, protected=protected)
 
 
 def _refitted(

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ptl_plugins.durable import TEMPORARY_SUFFIX
-from ptl_plugins.durable import replace as rename
 from ptl_plugins.errors import PruneError
+from ptl_plugins.tensor_file import metadata_of, save_tensors
 from ptl_plugins.types import Scores
 
 FACTS = ("num_layers", "width", "num_tokens", "num_sequences")
@@ -31,15 +29,16 @@ def write_scores(path: Path, scores: Scores, about: Mapping[str, str] | None = N
         path: the file.
         scores: what was measured.
         about: further facts, such as `model_digest` and `data_digest`.
+
+    Raises:
+        PTLError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     tensors, facts = _flat(scores)
     if scores.protect is not None:
         more_tensors, more_facts = _flat(scores.protect)
         tensors |= {PROTECT + name: tensor for name, tensor in more_tensors.items()}
         facts |= {PROTECT + name: fact for name, fact in more_facts.items()}
-    save_file(tensors, os.fspath(temporary), {**(about or {}), **facts})
-    rename(temporary, path)
+    save_tensors(path, tensors, {**(about or {}), **facts})
 
 
 def read_scores(path: Path) -> tuple[Scores, dict[str, str]]:
@@ -50,10 +49,10 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, str]]:
     """
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            about = dict(file.metadata() or {})
+            about = {key: str(value) for key, value in metadata_of(file).items()}
             _facts(path, about, "")  # before the tensors: a model's weights would be large
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError) as error:  # TypeError: a dtype numpy lacks
+    except (OSError, SafetensorError, ValueError, TypeError) as error:  # a dtype numpy lacks
         raise PruneError(
             f"{path}: cannot be read as scores ({error}); make them with 'ptl profile'"
         ) from error

@@ -14,14 +14,13 @@ from pathlib import Path
 import psutil
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ptl_plugins.durable import TEMPORARY_SUFFIX, replace
 from ptl_plugins.errors import PruneError
 from ptl_plugins.families import Family
 from ptl_plugins.live import decoder_layers, width
 from ptl_plugins.ranks import Ranks
+from ptl_plugins.tensor_file import metadata_of, save_tensors
 
 NAME = "second_moment"
 SHARE = 0.4
@@ -47,10 +46,7 @@ class MomentFolder:
             ranks.merge(total, "sum")
             if ranks.rank == 0:
                 self.path.mkdir(parents=True, exist_ok=True)
-                file = self.file(int(layer))
-                temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
-                save_file({NAME: total.cpu()}, os.fspath(temporary), dict(self.about))
-                replace(temporary, file)
+                save_tensors(self.file(int(layer)), {NAME: total.cpu()}, self.about)
         ranks.barrier()
 
     def read(self, layer: int, size: int) -> torch.Tensor:
@@ -85,9 +81,9 @@ class MomentFolder:
             raise PruneError(f"{path}: no such second moment; {REMEDY}")
         try:
             with safe_open(os.fspath(path), framework="numpy") as file:
-                metadata = file.metadata() or {}
+                metadata = metadata_of(file)
                 names = list(file.keys())
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise PruneError(
                 f"{path}: cannot be read as a second moment ({error}); remove it, and {REMEDY}"
             ) from error

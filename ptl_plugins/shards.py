@@ -147,7 +147,9 @@ def _without_weights(folder: Path) -> str:
         )
     source, target = str(folder), f"{folder}-safetensors"
     return (
-        f"{folder}: has its weights in {pickled[0]}, and only safetensors can be pruned; convert: "
-        'python -c "from transformers import AutoModelForCausalLM as M; '
-        f'M.from_pretrained({source!r}).save_pretrained({target!r})"'
+        f"{folder}: has its weights in {pickled[0]}, and only safetensors can be pruned; convert "
+        "(and copy other side files, such as the licence and remote code, by hand): "
+        'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"M.from_pretrained({source!r}).save_pretrained({target!r}); "
+        f'T.from_pretrained({source!r}).save_pretrained({target!r})"'
     )

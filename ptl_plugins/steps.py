@@ -181,11 +181,17 @@ def _statistics(ctx: RoundContext) -> tuple[Statistic, ...]:
 
 
 def _note_provenance(ctx: RoundContext, plan: PrunePlan) -> None:
-    from ptl_plugins.provenance import FILE, read_latest
+    from ptl_plugins.provenance import FILE, how_it_was_cut, read_latest
 
+    cut_neurons = any(cut.unit == "neuron" for cut in ctx.spec.cuts)
+    how = how_it_was_cut(
+        ctx.spec.cuts,
+        refit=bool(plan.removed_neurons) and ctx.recipe.refit == "ridge",
+        protected=ctx.recipe.protect.top if ctx.recipe.protect and cut_neurons else 0,
+    )
     shape = {"num_layers": plan.num_layers, "width": plan.width}
     before = read_latest(ctx.run, ctx.spec.index - 1, shape)
-    ctx.run.write(ctx.folder / FILE, before.after(plan, _parent(ctx)).to_json())
+    ctx.run.write(ctx.folder / FILE, before.after(plan, _parent(ctx), how).to_json())
 
 
 def _parent(ctx: RoundContext) -> dict[str, str]:

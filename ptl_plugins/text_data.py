@@ -146,7 +146,7 @@ def _files(data: str, path: Path) -> list[Path]:
 def _read(file: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a json, jsonl or txt file."""
     try:
-        with file.open(encoding="utf-8") as stream:
+        with file.open(encoding="utf-8-sig") as stream:
             if file.suffix == ".txt":
                 yield from ({"text": line.rstrip("\n")} for line in stream)
             elif file.suffix == ".json":

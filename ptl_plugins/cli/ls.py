@@ -31,12 +31,16 @@ def ls(
         raise PTLError(f"ls: unknown kind '{kind}'{did_you_mean(kind, KINDS)}; "
                        f"allowed: {', '.join(KINDS)}")  # fmt: skip
     manager = build_manager(plugins=plugins)
-    catalogues = build_registry(manager).catalogues()
+    registry = build_registry(manager)
+    catalogues = registry.catalogues()
     for name in KINDS if kind is None else (kind,):
         if name == "recipes":
             rows = describe_recipes()
         elif name == "plugins":
             rows = describe_plugins(manager)
+        elif name == "criteria":
+            found = registry.criteria
+            rows = [(n, f"{c.unit:<6}  {found.origin(n)}") for n, c in found.items()]
         else:
             rows = [(n, catalogues[name].origin(n)) for n in catalogues[name].names()]
         _print(name, rows, heading=kind is None)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+from typing import Any
 
 import typer
 
 from ptl_plugins.errors import USER_ERROR_EXIT_CODE, PTLError
 
+INTERRUPTED_EXIT_CODE = 130
+"""Of a process that Ctrl-C ended."""
 COMMANDS = {
     "run": "run",
     "plan": "plan",
@@ -51,11 +55,38 @@ def _group() -> None:
 def main() -> None:
     """Run the command line: exit 0 done, 2 the user's mistake in one line, 1 ours."""
     try:
-        build_app(sys.argv[1] if len(sys.argv) > 1 else None)()
+        app = build_app(sys.argv[1] if len(sys.argv) > 1 else None)
+        code = app(prog_name="ptl", standalone_mode=False)
     except PTLError as error:
-        if os.environ.get("RANK", "0") == "0":  # torchrun's other workers would repeat it
-            print(f"ptl: {error}", file=sys.stderr)
-        raise SystemExit(USER_ERROR_EXIT_CODE) from None
+        code = _tell(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED_EXIT_CODE
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        code = _tell(f"{error.filename}: the name is too long for a file; give a shorter one")
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what click raises, of which typer has a copy
+            raise
+        code = _misused(error)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _misused(error: Any) -> int:
+    """Tell what is wrong with the words of the command line; without any, show the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "ptl"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return _tell(f"{message}; '{path} --help' lists what is allowed")
+
+
+def _tell(message: str) -> int:
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other workers would repeat it
+        print(f"ptl: {message}", file=sys.stderr)
+    return USER_ERROR_EXIT_CODE
 
 
 if __name__ == "__main__":

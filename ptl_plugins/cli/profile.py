@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,10 +38,16 @@ def profile(
     ] = None,
     column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     template: Annotated[
-        str | None, typer.Option(help="Text with {columns}, in place of --column.")
+        str | None,
+        typer.Option(
+            help="Text with {columns}, in place of --column; \\n, \\t, \\\\ as in Python."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="The split of a hub data set.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of texts.")] = 0,
+    family: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a model type that no family lists.")
+    ] = None,
     plugins: Plugins = [],  # noqa: B006  # typer copies it
 ) -> None:
     """Gather the statistics of every criterion in one forward pass; interrupted, it goes on.
@@ -60,9 +67,10 @@ def profile(
         second_moments=second_moments,
         protect=protect,
         column=column,
-        template=template,
+        template=None if template is None else unescaped(template),
         split=split,
         seed=seed,
+        family=family,
     )
     registry = build_registry(build_manager(plugins=plugins))
     with process_group() as ranks, progress(ranks) as report:
@@ -71,6 +79,12 @@ def profile(
         done = "were there already" if was_there else "written"
         typer.echo(f"{out}: scores {done}: {scores.num_tokens} tokens of {scores.num_sequences} "
                    f"texts, {len(scores.statistics)} statistics")  # fmt: skip
+
+
+def unescaped(template: str) -> str:
+    r"""Return the template with \n, \t and \\ made one character each: shells leave them."""
+    characters = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda found: characters[found[1]], template)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptl_plugins.cli.options import Plugins
 from ptl_plugins.errors import PTLError
+
+if TYPE_CHECKING:
+    from ptl_plugins.prune_run import Pruned
+    from ptl_plugins.registry import Registry
+    from ptl_plugins.types import Cut, Unit
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,6 +57,9 @@ def prune(
     ] = None,
     refit: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Second moments; refits down_proj.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a model type that no family lists.")
     ] = None,
     plugins: Plugins = [],  # noqa: B006  # typer copies it
 ) -> None:
@@ -96,29 +105,32 @@ def prune(
         multiple_of=multiple_of,
         protect_top=protect_top,
         refit=refit,
+        family=family,
     )
     _print(run_prune(request, registry), out)
 
 
 def _require_cut(
-    given: dict[str, Any], options: dict[str, tuple[str, str | None]], but: str = ""
+    given: dict[str, object], options: dict[str, tuple[str, str | None]], but: str = ""
 ) -> None:
     """Refuse what would be of no use, because nothing is cut that it is about."""
     flags = [flag for flag in options if flag != but]
-    if any(options[flag][1] for flag in flags):
+    if any(options[flag][1] is not None for flag in flags):
         return
     for flag in filter(given.get, given):
         raise PTLError(f"prune: {flag} is of no use without one of {', '.join(flags)}")
 
 
 def _cut(
-    unit: Any, criterion: str, options: dict[str, tuple[str, str | None]], registry: Any
-) -> Any:
+    unit: Unit, criterion: str, options: dict[str, tuple[str, str | None]], registry: Registry
+) -> Iterator[Cut]:
     """Yield the unit's cut, checked; at most one of the options may be given."""
     from ptl_plugins.criteria import DEFAULT_CRITERION
     from ptl_plugins.types import Cut
 
-    given = [(flag, selector, text) for flag, (selector, text) in options.items() if text]
+    given = [
+        (flag, selector, text) for flag, (selector, text) in options.items() if text is not None
+    ]
     if len(given) > 1:
         raise PTLError(f"prune: {given[0][0]} and {given[1][0]} exclude each other; give one")
     for flag, selector, text in given:
@@ -128,7 +140,7 @@ def _cut(
             unit=unit,
             criterion=criterion or DEFAULT_CRITERION[unit],
             selector=selector,
-            amount=_number(flag, text or ""),
+            amount=_number(flag, text),
         )
         wrong = registry.selectors.get(selector).check(cut)
         if wrong:
@@ -162,10 +174,11 @@ def _indices(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _print(pruned: Any, out: Path) -> None:
+def _print(pruned: Pruned, out: Path) -> None:
     before, after = pruned.before, pruned.after
     typer.echo(
         f"{out}: width {before.width} -> {after.width}, layers {before.num_layers} -> "
         f"{after.num_layers}, parameters {before.num_parameters:,} -> {after.num_parameters:,} "
         f"({after.num_parameters / before.num_parameters:.1%})"
+        f"{', refitted' if pruned.refitted else ''}"
     )

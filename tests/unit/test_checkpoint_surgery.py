@@ -298,6 +298,58 @@ def test_a_target_that_comes_meanwhile_is_not_replaced(fused, tmp_path):
     with pytest.raises(PruneError, match="came into being meanwhile"):
         prune(fused, out, FUSED, plan, new_outputs=meanwhile)
     assert [f.name for f in out.iterdir()] == ["precious"]
+    assert {f.name for f in tmp_path.iterdir()} == {"fused", "out"}
+
+
+def test_an_empty_folder_that_comes_meanwhile_is_not_replaced_either(fused, tmp_path):
+    out = tmp_path / "out"
+
+    def meanwhile(layer):
+        out.mkdir(exist_ok=True)
+        return np.zeros((4, 5), dtype=np.uint16)
+
+    with pytest.raises(PruneError, match="came into being meanwhile"):
+        prune(fused, out, FUSED, plan_of(12, 6, neurons=[(1,)] * 12), new_outputs=meanwhile)
+    assert list(out.iterdir()) == []
+
+
+def test_of_two_prunes_into_one_folder_one_wins_whole(fused, tmp_path):
+    """The second begins and ends while the first is half way."""
+    out = tmp_path / "out"
+    plans = [plan_of(12, 6, neurons=[(i,)] * 12) for i in (1, 4)]
+    second = []
+
+    def meanwhile(layer):
+        if not second:
+            second.append(True)
+            prune(fused, out, FUSED, plans[1], extra={"who.json": 2})
+        return np.zeros((4, 5), dtype=np.uint16)
+
+    with pytest.raises(PruneError, match="came into being meanwhile"):
+        prune(fused, out, FUSED, plans[0], extra={"who.json": 1}, new_outputs=meanwhile)
+    assert json.loads((out / "who.json").read_text(encoding="utf-8")) == 2
+    prune(fused, tmp_path / "alone", FUSED, plans[1])
+    assert {f.name for f in out.iterdir()} - {"who.json"} == {
+        f.name for f in (tmp_path / "alone").iterdir()
+    }
+    whole = (tmp_path / "alone" / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == whole
+    assert {f.name for f in tmp_path.iterdir()} == {"fused", "out", "alone"}
+
+
+def test_the_folder_has_the_mode_that_the_umask_gives(fused, tmp_path):
+    prune(fused, tmp_path / "out", FUSED, plan_of(12, 6))
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_failed_prune_leaves_no_parents(fused, tmp_path):
+    given = {"new_outputs": lambda layer: np.zeros((4, 1), dtype=np.uint16)}
+    with pytest.raises(RuntimeError, match="instead of"):
+        prune(
+            fused, tmp_path / "a" / "b" / "out", FUSED, plan_of(12, 6, neurons=[(1,)] * 12), **given
+        )
+    assert [f.name for f in tmp_path.iterdir()] == ["fused"]
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(fused, tmp_path, monkeypatch):

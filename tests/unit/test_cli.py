@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -264,6 +265,12 @@ def test_ls_of_one_kind_lists_that_alone(registry):
     assert {"gemma2", "llama", "phi3"} <= set(names)
 
 
+def test_ls_criteria_shows_what_each_scores(registry):
+    listed = [line.split()[:2] for line in invoke("ls", "criteria").stdout.splitlines()]
+    assert listed == [[name, criterion.unit] for name, criterion in registry.criteria.items()]
+    assert {unit for _, unit in listed} == {"neuron", "layer"}
+
+
 def test_ls_recipes_lists_every_shipped_yaml():
     shipped = sorted(str(p.relative_to(recipes_folder())) for p in recipes_folder().rglob("*.yaml"))
     listed = [line.split()[0] for line in invoke("ls", "recipes").stdout.splitlines()]
@@ -300,10 +307,43 @@ def test_every_command_has_help(command):
     assert "Usage:" in result.stdout
 
 
-@pytest.mark.parametrize("words", [["plann"], ["plan"], ["plan", "x.yaml", "--nope"]])
-def test_a_wrong_command_line_is_exit_code_2_without_traceback(ptl, words):
-    code, _, err = ptl(*words)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plann"], "plann"),
+        (["plan"], "RECIPE"),
+        (["plan", "x.yaml", "--nope"], "--nope"),
+        (["prune", "model"], "--out"),
+        (["prune", "m", "--out", "o", "--multiple-of", "abc"], "--multiple-of"),
+        (["prune", "m", "--layers", "1", "--out", "o" * 300], "o" * 300),
+        (["prune", "m" * 300, "--layers", "1", "--out", "o"], "m" * 300),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_exit_code_2(ptl, words, told):
+    code, out, err = ptl(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("ptl: ")
+    assert told in err
+
+
+def test_no_words_at_all_show_the_help(ptl):
+    code, out, err = ptl()
     assert code == 2
+    assert "Usage: " in out + err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(KeyboardInterrupt(), 130), (typer.Abort(), 130), (typer.Exit(3), 3)],
+    ids=["interrupt", "abort", "exit"],
+)
+def test_what_ends_a_command_gives_the_exit_code(ptl, monkeypatch, error, expected):
+    def fail(*args, **keys):
+        raise error
+
+    monkeypatch.setattr("ptl_plugins.manager.build_manager", fail)
+    code, out, err = ptl("ls")
+    assert (code, out) == (expected, "")
     assert "Traceback" not in err
 
 

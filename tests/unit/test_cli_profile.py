@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from ptl_plugins.testing import tiny_texts, write_tiny_checkpoint, write_tiny_co
 
 OPTIONS = {
     "--data", "--out", "--samples", "--max-length", "--batch-tokens", "--second-moments",
-    "--protect", "--column", "--template", "--split", "--seed", "-p",
+    "--protect", "--column", "--template", "--split", "--seed", "--family", "-p",
 }  # fmt: skip
 """A new option is a decision: it goes here, into docs/checkpoints.md and into the changelog."""
 PROFILE = ("profile", "model", "--data", "data/tiny.jsonl", "--out", "scores")
@@ -95,12 +96,6 @@ def ptl(monkeypatch, capfd):
 def listing(folder):
     """Return every file with its time and size, and every folder."""
     return {p: (p.is_dir(), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
-
-
-def content(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return file.metadata(), {n: t.numpy().tobytes() for n, t in tensors.items()}
 
 
 def start(*command):
@@ -196,6 +191,22 @@ def test_split_column_and_template_are_of_the_main_corpus(place, ptl, monkeypatc
         ("owner/name:config", "test", "c", "{c}"),
         ("owner/other", "train", "text", None),
     ]
+
+
+def test_backslash_n_and_t_in_a_template_are_new_line_and_tab(place, ptl, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        text_data, "read_texts", lambda data, **keys: asked.append(keys["template"]) or ["1 + 1"]
+    )
+    words = shlex.split(r"--template 'Q: {q}\nA:\t{a} \\neq \boxed{}'")
+    assert ptl(*PROFILE, *words)[0] == 0
+    assert asked == ["Q: {q}\nA:\t{a} \\neq \\boxed{}"]
+
+
+def test_a_family_is_named_for_a_model_type_of_ones_own(place, ptl):
+    code, _, err = ptl(*PROFILE, "--family", "phi3")
+    assert (code, "family 'phi3' does not fit model_type 'llama'" in err) == (2, True)
+    assert ptl(*PROFILE, "--family", "llama")[0] == 0
 
 
 def test_a_column_is_named(place, ptl):
@@ -297,9 +308,9 @@ def test_after_kill_9_the_same_command_goes_on(place, ptl):
     assert "3/3" in err
     assert not list(place.glob("*ptl-*"))
     ptl(*[*words[:5], "whole", *words[6:-1], "moments2"])
-    assert content(place / "scores") == content(place / "whole")
+    assert (place / "scores").read_bytes() == (place / "whole").read_bytes()
     for layer in (place / "moments").iterdir():
-        assert content(layer) == content(place / "moments2" / layer.name)
+        assert layer.read_bytes() == (place / "moments2" / layer.name).read_bytes()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
 OPTIONS = {
     "--out", "--scores", "--criterion", "--neurons", "--neuron-fraction", "--neuron-threshold",
     "--target-parameters", "--target-flops", "--layers", "--drop-layers", "--layer-threshold",
-    "--layer-criterion", "--multiple-of", "--protect-top", "--refit", "-p",
+    "--layer-criterion", "--multiple-of", "--protect-top", "--refit", "--family", "-p",
 }  # fmt: skip
 """A new option is a decision: it goes here, into docs/checkpoints.md and into the changelog."""
 PRUNE = ("prune", "model", "--scores", "scores", "--out", "out")
@@ -136,10 +137,11 @@ def test_it_prints_one_line_with_the_sizes(place, ptl):
     assert sorted(p.name for p in place.iterdir()) == ["model", "moments", "out", "scores"]
 
 
-def test_a_refit_says_nothing_more(place, ptl):
+def test_a_refit_is_told_at_the_end_of_the_line(place, ptl):
     code, out, err = ptl(*PRUNE, "--neuron-fraction", "0.25", "--refit", "moments")
     assert (code, err) == (0, "")
     assert out.startswith("out: width 48 -> 36, layers 5 -> 5, ")
+    assert out.endswith("%), refitted\n")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,17 @@ def test_layers_and_neurons_go_together_and_a_target_counts_the_layers(place, pt
     assert sizes(place / "both")[1] == 4
 
 
+def test_a_model_type_that_no_family_lists_needs_one_named(place, ptl):
+    copy = shutil.copytree(place / "model", place / "own")
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**config, "model_type": "own_qwen"})
+    (copy / "config.json").write_text(text, encoding="utf-8")
+    words = ["prune", "own", "--out", "out", "--drop-layers", "0"]
+    assert ptl(*words)[0] == 2
+    assert ptl(*words, "--family", "qwen2")[0] == 0
+    assert sizes(place / "out") == (48, 4)
+
+
 def test_scores_are_not_needed_where_none_decides(place, ptl):
     words = ["prune", "model", "--out"]
     assert ptl(*words, "one", "--drop-layers", "0")[0] == 0
@@ -212,6 +225,8 @@ MISTAKES = {
     ),
     "two of layers": (["--layers", "1", "--drop-layers", "2"], "--layers and --drop-layers exclud"),
     "no number": (["--neurons", "many"], "--neurons: 'many' is not a number of 0 or more"),
+    "no text": (["--neurons", ""], "prune: --neurons: '' is not a number of 0 or more"),
+    "no such family": (["--layers", "1", "--family", "lama"], "(did you mean 'llama'?)"),
     "not finite": (["--neuron-threshold", "inf"], "'inf' is not a number of 0 or more"),
     "no whole number": (["--neurons", "1.5"], "--neurons: 1.5 is not a whole number"),
     "below 0": (["--layers", "-1"], "--layers: '-1' is not a number of 0 or more"),

@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ptl_plugins import profile_journal
+from ptl_plugins import profile_journal, tensor_file
 from ptl_plugins.errors import PTLError
 from ptl_plugins.profile_journal import FileJournal
+from ptl_plugins.tensor_file import save_tensors
 
 ABOUT = {"model_digest": "m", "ranks": "1"}
 
@@ -99,7 +100,7 @@ def test_totals_that_were_cleared_are_no_longer_kept(path, at_once):
 def damage_facts(path, facts):
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, None if facts is None else {"facts": facts})
+    save_file(tensors, path, None if facts is None else {"ptl": facts})
 
 
 DAMAGES = {
@@ -153,9 +154,9 @@ def test_saving_that_takes_long_is_done_less_often(path, clock, monkeypatch):
 
     def slow(*words):
         clock.now += 10.0
-        save_file(*words)
+        save_tensors(*words)
 
-    monkeypatch.setattr(profile_journal, "save_file", slow)
+    monkeypatch.setattr(profile_journal, "save_tensors", slow)
     clock.now += 60.0
     journal.batch_done(1, 10, [tally])
     for done, seconds, last in ((2, 490.0, 1), (3, 20.0, 3)):
@@ -185,12 +186,12 @@ def test_close_deletes_the_file_if_there_is_one(path):
 def test_a_full_disk_is_told_in_one_line_and_what_was_kept_stays(path, monkeypatch, error):
     kept(path, 3, Totals(a=[1.0]))
 
-    def full(tensors, name, facts):
+    def full(name, tensors, facts):
         with open(name, "wb") as file:  # noqa: PTH123
             file.write(b"half")
         raise error
 
-    monkeypatch.setattr(profile_journal, "save_file", full)
+    monkeypatch.setattr(tensor_file, "_save", full)
     with pytest.raises(PTLError, match=r"cannot be written \(.*\); make room, then give") as raised:
         kept(path, 4, Totals(a=[2.0]))
     assert "\n" not in str(raised.value)

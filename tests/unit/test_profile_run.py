@@ -28,6 +28,7 @@ from ptl_plugins.scores_file import read_scores, write_scores
 from ptl_plugins.second_moments import MomentFolder
 from ptl_plugins.shards import open_checkpoint
 from ptl_plugins.tally import MomentTally, StatisticTally
+from ptl_plugins.tensor_file import metadata_of
 from ptl_plugins.testing import TINY, tiny_texts, write_tiny_checkpoint
 from ptl_plugins.text_data import data_digest
 
@@ -145,7 +146,7 @@ def content(path):
     """Return what a safetensors file holds; the order of its metadata is anybody's guess."""
     with safe_open(path, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        return file.metadata(), {n: (t.shape, t.tobytes()) for n, t in tensors.items()}
+        return metadata_of(file), {n: (t.shape, t.tobytes()) for n, t in tensors.items()}
 
 
 def contents(folder):

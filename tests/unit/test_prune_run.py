@@ -22,7 +22,7 @@ from ptl_plugins.model_config import read_config
 from ptl_plugins.model_digest import model_digest
 from ptl_plugins.profile_run import ProfileRequest, run_profile
 from ptl_plugins.protection import protected
-from ptl_plugins.provenance import FILE, Provenance, untouched
+from ptl_plugins.provenance import FILE, Provenance, how_it_was_cut, untouched
 from ptl_plugins.prune_run import PruneRequest, run_prune
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.refit import refit_live
@@ -112,17 +112,17 @@ def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def cut_live(ready, out, registry, plan, *, refit):
+def cut_live(ready, out, registry, plan, *, how):
     """Load the model, cut it in memory and save it, as a run in a trainer does."""
     model = AutoModelForCausalLM.from_pretrained(ready.model, dtype="auto")
     family = find_family(registry, model.config.to_dict())
     stored = model.dtype
-    if refit:
+    if how["refit"] == "ridge":
         moments = MomentFolder(path=ready.moments)
         refit_live(model, family, plan, moments, SingleProcess())
     prune_live(model, family, plan)
     parent = {"model": str(ready.model), "digest": model_digest(open_checkpoint(ready.model))}
-    origin = untouched(num_layers=DEPTH, width=WIDTH).after(plan, parent=parent)
+    origin = untouched(num_layers=DEPTH, width=WIDTH).after(plan, parent, how)
     subject = Subject(family=family, model=model, stored_dtype=stored)
     save_live(subject, out, original=str(ready.model), extra={FILE: origin.to_json()})
 
@@ -136,7 +136,12 @@ def test_the_checkpoint_is_bit_for_bit_the_live_cut(
     pruned = prune(model_type, refit=refit, **CUTS[cut])
     refitted = refit and bool(pruned.plan.removed_neurons)
     live = tmp_path / "live"
-    cut_live(profiled(model_type), live, registry, pruned.plan, refit=refitted)
+    asked = CUTS[cut]["cuts"]
+    if cut == "named layers":
+        asked = (layers(2, "named", "named"), *asked)
+    how = how_it_was_cut(asked, refit=refitted, protected=0)
+    cut_live(profiled(model_type), live, registry, pruned.plan, how=how)
+    assert pruned.refitted is refitted
     assert files(tmp_path / "out") == files(live)
 
 
@@ -257,6 +262,8 @@ def test_a_protect_set_protects_a_twentieth_unless_told(prune, registry, profile
     ready = profiled()
     whole = {"cuts": (neurons(46),)}
     prune(**whole, protect_top=None)
+    read = json.loads((tmp_path / "out" / FILE).read_text(encoding="utf-8"))
+    assert (read["history"][0]["protected"], read["history"][0]["refit"]) == (2, "none")
     with pytest.raises(PruneError, match="only 45 of 48 are not protected: 1 too many"):
         prune(**whole, protect_top=3, out=tmp_path / "more")
     with pytest.raises(PruneError, match="only 46 of 48 are not protected: 1 too many"):
@@ -298,6 +305,13 @@ def test_two_prunes_in_a_row_compose_to_the_original_indices(prune, profiled, re
         {"layer": "l2", "neuron": "output_change"}
     ] * 2
     assert [entry["width"] for entry in origin.history] == [[48, 42], [42, 38]]
+    assert [entry["cuts"] for entry in origin.history] == [
+        [
+            {"unit": "layer", "criterion": "l2", "selector": "count", "amount": 1.0},
+            {"unit": "neuron", "criterion": "output_change", "selector": "count", "amount": n},
+        ]
+        for n in (6.0, 4.0)
+    ]
     assert [entry["layers"] for entry in origin.history] == [[5, 4], [4, 3]]
     assert (first.plan.new_width, second.plan.new_width) == (42, 38)
 
@@ -461,7 +475,10 @@ MISTAKES = {
     "nothing": ({"cuts": (neurons(0),)}, "no neuron would be removed: count 0 comes to none; ch"),
     "fraction of nothing": ({"cuts": (neurons(0.001, "fraction"),)}, "fraction 0.001 comes to no"),
     "threshold of nothing": ({"cuts": (layers(0, "threshold"),)}, "no layer would be removed"),
-    "target is met": ({"cuts": (neurons(9e9, "parameters"),)}, "no neuron would be removed"),
+    "target is met": (
+        {"cuts": (neurons(9e9, "parameters"),)},
+        r"--target-parameters 9B: the model has \d\d,\d{3} parameters already; give a lower target",
+    ),
     "rounded away": (
         {"cuts": (neurons(5),), "multiple_of": 8},
         "count 5 comes to none, or --multiple-of 8 rounds it away; change the amount",

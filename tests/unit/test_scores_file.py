@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
-from ptl_plugins import durable, scores_file
-from ptl_plugins.errors import PruneError
+from ptl_plugins import durable, scores_file, tensor_file
+from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.scores_file import digest, read_scores, write_scores
 from ptl_plugins.types import Scores
 
@@ -114,7 +114,7 @@ def test_facts_cannot_be_overwritten_by_what_is_written_about_them(tmp_path):
 # --- atomic ---
 
 
-@pytest.mark.parametrize("where", ["save_file", "rename"])
+@pytest.mark.parametrize("where", ["_save", "replace"])
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch, where):
     path, first = tmp_path / "scores.safetensors", scores_of(1)
     write_scores(path, first)
@@ -122,10 +122,28 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch, whe
     def fail(*arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(scores_file, where, fail)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(tensor_file, where, fail)
+    with pytest.raises(PTLError, match=r"cannot be written \(no space.*\); make room"):
         write_scores(path, scores_of(2))
     require_equal(first, read_scores(path)[0])
+    assert list(tmp_path.iterdir()) == [path], "no orphan"
+
+
+def test_equal_scores_are_equal_bytes_that_the_umask_lets_read(tmp_path):
+    about = {f"key{number}": "x" for number in range(20)}
+    for name in "abc":
+        write_scores(tmp_path / name, scores_of(), about)
+    assert len({(tmp_path / name).read_bytes() for name in "abc"}) == 1
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path):
+    left = tmp_path / "x.ptl-tmp"
+    left.mkdir()
+    (left / ".tmpAbC").write_bytes(b"half")
+    write_scores(tmp_path / "x", scores_of())
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -136,8 +154,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(durable, "_sync", sync)
     write_scores(path, scores_of())
-    temporary = "scores.safetensors" + durable.TEMPORARY_SUFFIX
-    assert seen == [(temporary, False), (tmp_path.name, True)]
+    assert seen == [("scores.safetensors", False), (tmp_path.name, True)]
     assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
 
 

@@ -8,15 +8,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ptl_plugins import second_moments
+from ptl_plugins import second_moments, tensor_file
 from ptl_plugins.calibration import Batch, pad
 from ptl_plugins.criteria.activation import ABS_MAX, ABS_SUM
 from ptl_plugins.criteria.layer_change import L2_SUM
 from ptl_plugins.criteria.output_change import COLUMN_NORM
 from ptl_plugins.criteria.released import SMALLEST
-from ptl_plugins.errors import PruneError
+from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import find_family
 from ptl_plugins.families.llama import LLAMA
 from ptl_plugins.profiling import NoJournal, profile
@@ -394,4 +395,17 @@ def test_the_metadata_of_a_file_say_what_it_was_made_from(tmp_path):
     run(MomentFolder(path=tmp_path, about=ABOUT))
     header = (tmp_path / "layer_000.safetensors").read_bytes()
     size = int.from_bytes(header[:8], "little")
-    assert json.loads(header[8 : 8 + size])["__metadata__"] == ABOUT
+    assert json.loads(header[8 : 8 + size])["__metadata__"] == {
+        "ptl": json.dumps(ABOUT, sort_keys=True)
+    }
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+    def full(*words):
+        raise SafetensorError("I/O error: full")
+
+    monkeypatch.setattr(tensor_file, "_save", full)
+    told = r"layer_000.safetensors: cannot be written \(I/O error: full\); make room"
+    with pytest.raises(PTLError, match=told):
+        run(MomentFolder(path=tmp_path, about=ABOUT))
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.shard_header import TensorEntry
 from ptl_plugins.shards import INDEX_FILE, open_checkpoint
-from ptl_plugins.testing import tiny_model
+from ptl_plugins.testing import tiny_model, tiny_tokenizer
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.arange(4, dtype=np.float16)
@@ -215,11 +215,14 @@ def test_the_command_that_converts_pickled_weights_works(folder):
 
     model = tiny_model("llama", hidden_size=8, vocab_size=16, num_hidden_layers=1)
     model.config.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     command = shlex.split(re.search(r"python -c .*", refusal(folder)).group())
     subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
     converted = open_checkpoint(Path(f"{folder}-safetensors"))
     assert "model.layers.0.mlp.gate_proj.weight" in converted.tensors
+    assert (converted.folder / "tokenizer.json").is_file()
+    assert "copy other side files" in refusal(folder)
 
 
 def test_a_folder_without_weights_and_a_missing_folder_are_refused(folder):

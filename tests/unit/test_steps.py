@@ -122,6 +122,9 @@ def test_provenance_is_composed_over_the_rounds(ctx, subject):
     folder = ctx.run.round_folder(3)
     found = Provenance.from_json(json.loads((folder / FILE).read_text(encoding="utf-8")))
     assert len(found.history) == 2
+    assert [cut["amount"] for cut in found.history[1]["cuts"]] == [NEURONS.amount, LAYER.amount]
+    assert found.history[1]["refit"] == ctx.recipe.refit
+    assert found.history[1]["protected"] == (ctx.recipe.protect.top if ctx.recipe.protect else 0)
     for layer, index, rows in zip(
         subject.model.model.layers, found.layers, found.neurons, strict=True
     ):

@@ -1,15 +1,19 @@
-"""A disk that fills up at any moment leaves nothing behind and is told in one line."""
+"""A full disk, a kill or a mistake of PTL's leaves nothing behind and is told."""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ptl_plugins import checkpoint_surgery, shard_writer
 from ptl_plugins.checkpoint_surgery import prune_checkpoint
+from ptl_plugins.durable import TEMPORARY_SUFFIX, claimed_folder
 from ptl_plugins.errors import PruneError
 from ptl_plugins.families.llama import LLAMA
 from ptl_plugins.testing import write_tiny_checkpoint
@@ -120,3 +124,44 @@ def test_weights_are_flushed_before_the_folder_gets_its_name(source, tmp_path, m
     weights = [there for name, there in flushed if name == "model.safetensors"]
     assert weights
     assert not any(weights)
+
+
+def test_what_a_killed_prune_left_goes_with_the_next_and_a_living_ones_stays(source, tmp_path):
+    script = (
+        "import sys,os; from pathlib import Path; from ptl_plugins.durable import claimed_folder\n"
+    )
+    script += "with claimed_folder(Path(sys.argv[1])) as folder: os._exit(9)"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")])
+    assert done.returncode == 9
+    (dead,) = tmp_path.glob("out.*" + TEMPORARY_SUFFIX)
+    with claimed_folder(tmp_path / "other") as other, claimed_folder(tmp_path / "out2") as living:
+        assert dead.exists(), "it is not theirs"
+        (living / "x").touch()
+        prune(source, tmp_path / "out")
+        assert living.exists()
+        assert other.exists()
+    assert not dead.exists()
+
+
+def test_python_o_verifies_too():
+    """Asserts are gone under -O; what is written has to be looked at all the same."""
+    script = (
+        "from unittest import mock\nfrom ptl_plugins import checkpoint_surgery as cs\n"
+        "cs.open_checkpoint = lambda folder: mock.Mock(tensors={'a': mock.Mock()})\n"
+        "try:\n    cs._verify('x', [])\nexcept RuntimeError:\n    print('told')"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", script], capture_output=True, text=True)
+    assert done.stdout == "told\n", done.stderr
+
+
+def test_the_bytes_needed_are_those_that_the_disk_gives_to_it(source, tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: usage)
+        with pytest.raises(PruneError) as caught:
+            prune(source, tmp_path / "out")
+    needed = int(str(caught.value).split("needs ")[1].split()[0])
+    prune(source, tmp_path / "out")
+    block = os.statvfs(tmp_path).f_frsize
+    sizes = [file.stat().st_size for file in (tmp_path / "out").iterdir()]
+    assert needed == block + sum(-(-size // block) * block for size in sizes)

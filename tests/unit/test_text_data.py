@@ -62,6 +62,8 @@ def refused(action, *parts):
     [
         ("a.jsonl", LINES),
         ("a.jsonl", "\n" + LINES.replace("\n", "\r\n\r\n") + "\n"),
+        ("a.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
+        ("a.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode()),
         ("a.json", json.dumps(ROWS)),
         ("a.json", "\n " + json.dumps(ROWS, indent=2, ensure_ascii=False) + "\n"),
         ("a.json", LINES),
