@@ -19,7 +19,7 @@ from ptl_plugins.shipped_recipes import recipes_folder
 from ptl_plugins.testing import write_tiny_corpus
 
 COMMANDS = (
-    "plan", "validate", "ls", "profile", "prune", "report", "doctor", "train-llamafactory",
+    "run", "plan", "validate", "ls", "profile", "prune", "report", "doctor", "train-llamafactory",
     "quickstart",
 )  # fmt: skip
 CONFIG = {
