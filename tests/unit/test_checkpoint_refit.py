@@ -58,7 +58,8 @@ def outputs(registry, moments):
     def make(folder, plan, digest="m"):
         checkpoint = open_checkpoint(folder)
         family = find_family(registry, checkpoint.config)
-        return refitted_outputs(checkpoint, family, plan, moments.path, digest)
+        folder = MomentFolder(path=moments.path, about={"model_digest": digest})
+        return refitted_outputs(checkpoint, family, plan, folder)
 
     return make
 
