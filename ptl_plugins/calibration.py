@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ptl_plugins.ranks import Ranks
+
 S = TypeVar("S", bound=Sized)
 
 
@@ -51,6 +53,14 @@ class Batches(Sequence[Batch]):
         if isinstance(index, slice):
             raise TypeError("batches are taken one at a time")
         return pad(self.groups[index], device=self.device)
+
+
+def rank_batches(
+    sequences: Sequence[Sequence[int]], ranks: Ranks, *, batch_tokens: int, device: torch.device
+) -> Batches:
+    """Return the batches of this rank's share: of all ordered by length, each `size`-th."""
+    share = sorted(sequences, key=len, reverse=True)[ranks.rank :: ranks.size]
+    return Batches(share, batch_tokens=batch_tokens, device=device)
 
 
 def pad(group: Sequence[Sequence[int]], *, device: torch.device) -> Batch:

@@ -332,11 +332,10 @@ def _journal(work: _Work, name: str) -> FileJournal:
 
 
 def _batches(work: _Work, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Batches:
-    from ptl_plugins.calibration import Batches
+    from ptl_plugins.calibration import rank_batches
 
-    share = sorted(sequences, key=len, reverse=True)[work.ranks.rank :: work.ranks.size]
-    device = next(model.parameters()).device
-    return Batches(share, batch_tokens=work.request.batch_tokens, device=device)
+    budget, device = work.request.batch_tokens, next(model.parameters()).device
+    return rank_batches(sequences, work.ranks, batch_tokens=budget, device=device)
 
 
 def _load(work: _Work) -> PreTrainedModel:

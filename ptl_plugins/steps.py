@@ -165,12 +165,12 @@ def _batches(ctx: RoundContext, subject: Subject) -> Batches:
 
 def _share(ctx: RoundContext, subject: Subject, sequences: Sequence[Sequence[int]]) -> Batches:
     """Return this rank's batches of `sequences`."""
-    from ptl_plugins.calibration import Batches
+    from ptl_plugins.calibration import rank_batches
 
     assert subject.model is not None
-    share = sorted(sequences, key=len, reverse=True)[ctx.ranks.rank :: ctx.ranks.size]
+    budget = ctx.recipe.calibration.batch_tokens
     device = next(subject.model.parameters()).device
-    return Batches(share, batch_tokens=ctx.recipe.calibration.batch_tokens, device=device)
+    return rank_batches(sequences, ctx.ranks, batch_tokens=budget, device=device)
 
 
 def _statistics(ctx: RoundContext) -> tuple[Statistic, ...]:
