@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ptl_plugins.durable import write_json, write_text
-from ptl_plugins.errors import StageError
+from ptl_plugins.durable import json_text
+from ptl_plugins.kept_files import TRAINED
+from ptl_plugins.stage_types import Command, StageJob, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
-from ptl_plugins.types import Command, CommandResult, RoundContext, StageSpec
+from ptl_plugins.types import RoundContext
 
 OURS = {
     "model_name_or_path", "dataset", "dataset_dir", "output_dir", "overwrite_output_dir",
@@ -22,8 +23,7 @@ OURS = {
 """Keys that PTL sets for each round."""
 FIXED = {"stage": "pt", "finetuning_type": "full"}
 DEFAULTS = {"save_strategy": "no", "overwrite_cache": True, "report_to": "none", "logging_steps": 1}
-LAST_LINES = 15
-YAML, LOG, TRAINED = "train.yaml", "train.log", "trained"
+YAML, LOG = "train.yaml", "train.log"
 
 
 class LlamaFactory:
@@ -39,28 +39,32 @@ class LlamaFactory:
                 return f"settings.{key}: {stage.settings[key]!r} cannot be used here; only {value}"
         return None
 
-    def recover(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> Path:
-        """Train `model` on the round's part by `llamafactory-cli train`.
+    def check_thoroughly(self, stage: StageSpec) -> str | None:
+        """Return what LLaMA-Factory's own parser finds wrong with the settings, or None."""
+        return None
 
-        Raises:
-            StageError: it failed; the line names exit code, folder and log.
-        """
+    def job(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> StageJob:
+        """Return the yaml, the round's part as a data set, and the command that trains on it."""
         assert isinstance(ctx.corpus, TextCorpus), "a backend recovers in ptl run only"
-        write_data(folder / "data", ctx.corpus.texts(ctx.spec.index))
         keys = stage_keys(stage, model, folder, seed=ctx.recipe.seed + ctx.spec.index)
-        write_text(folder / YAML, yaml.safe_dump(keys, sort_keys=False))
-        result = ctx.hooks.ptl_launch(ctx=ctx, command=stage_command(stage, folder))
-        _require_success(result, folder)
-        return folder / TRAINED
+        files = data_files(folder / "data", ctx.corpus.texts(ctx.spec.index))
+        files[folder / YAML] = yaml.safe_dump(keys, sort_keys=False)
+        command = stage_command(stage, folder)
+        return StageJob(files=files, command=command, result=folder / TRAINED)
+
+    def collect(self, job: StageJob) -> Path:
+        """Return what LLaMA-Factory saved: it is a checkpoint already."""
+        return job.result
 
 
-def write_data(folder: Path, texts: Any) -> None:
-    """Write the round's part as a data set of LLaMA-Factory called `part`."""
-    folder.mkdir(parents=True)
+def data_files(folder: Path, texts: Sequence[str]) -> dict[Path, str]:
+    """Return a round's part as the files of a data set of LLaMA-Factory called `part`."""
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-    write_text(folder / "part.jsonl", "\n".join(lines) + "\n")
     info = {"part": {"file_name": "part.jsonl", "columns": {"prompt": "text"}}}
-    write_json(folder / "dataset_info.json", info)
+    return {
+        folder / "part.jsonl": "\n".join(lines) + "\n",
+        folder / "dataset_info.json": json_text(info),
+    }
 
 
 def stage_keys(stage: StageSpec, model: Path, folder: Path, *, seed: int) -> dict[str, Any]:
@@ -79,25 +83,13 @@ def stage_keys(stage: StageSpec, model: Path, folder: Path, *, seed: int) -> dic
 def stage_command(stage: StageSpec, folder: Path) -> Command:
     """Return the command of a stage; several processes are torchrun's."""
     environment = {"PYTHONUNBUFFERED": "1"}
-    if stage.processes > 1:
-        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(stage.processes)}
+    if stage.launch.processes > 1:
+        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(stage.launch.processes)}
     python = stage.python or sys.executable
     return Command(
         words=(python, "-m", "llamafactory.cli", "train", str((folder / YAML).resolve())),
         folder=Path.cwd(),  # the settings may name files beside the recipe's caller
         log=folder / LOG,
         environment=environment,
-        timeout=stage.timeout,
-    )
-
-
-def _require_success(result: CommandResult, folder: Path) -> None:
-    if result.exit_code == 0 and not result.timed_out:
-        return
-    log = folder / LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-    why = "ran past its timeout" if result.timed_out else f"ended with {result.exit_code}"
-    raise StageError(
-        f"{folder}: llamafactory-cli train {why} after {result.seconds:.0f} s; its log is {log}, "
-        "whose last lines are:\n" + "\n".join(lines)
+        launch=stage.launch,
     )

@@ -10,7 +10,8 @@ from typing import Any, cast
 from llamafactory_ext.dataset_info import check_datasets
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe import RecipeSource, read_section
-from ptl_plugins.types import Recipe, StageSpec
+from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.types import Recipe
 
 DEFAULT_SEED = 42
 """LLaMA-Factory's own (transformers' `TrainingArguments.seed`)."""

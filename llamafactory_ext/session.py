@@ -10,6 +10,7 @@ from ptl_plugins.manager import PTLPluginManager
 from ptl_plugins.preflight import Plan
 from ptl_plugins.ranks import current_ranks
 from ptl_plugins.registry import Registry
+from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import RunFolder
 from ptl_plugins.types import RoundContext, RoundSpec
 
@@ -54,4 +55,5 @@ class Session:
             ranks=current_ranks(),
             hooks=self.manager.hook,
             original=self.plan.original,
+            log=RoundLog(self.run, 0),
         )

@@ -33,7 +33,8 @@ from ptl_plugins.manifest import build_manifest
 from ptl_plugins.provenance import FILE, read_latest
 from ptl_plugins.ranks import main_first
 from ptl_plugins.run_folder import MODEL
-from ptl_plugins.types import RoundContext, StageSpec, Subject
+from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.types import RoundContext, Subject
 
 if TYPE_CHECKING:
     from llamafactory_ext.session import Session

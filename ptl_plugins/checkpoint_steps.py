@@ -11,25 +11,22 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from ptl_plugins.kept_files import PRUNED, tidy_round
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.provenance import FILE
 from ptl_plugins.run_folder import MODEL
+from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import (
     EvalResult,
     PrunePlan,
     RoundContext,
     RoundRecord,
     Scores,
-    StageSpec,
     Subject,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PRUNED = "pruned"
-DONE = "done.json"
-"""In a stage's folder: it is complete."""
 
 
 @hookimpl(trylast=True)
@@ -73,23 +70,10 @@ def ptl_recover(ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subjec
     """Let the stage's backend train the checkpoint, and take its result if it can be used."""
     if subject.path is None:
         return None
-    from ptl_plugins.durable import write_json
-    from ptl_plugins.recovered import take_recovered
+    from ptl_plugins.stage_run import run_stage
 
     index = next(i for i, other in enumerate(ctx.recipe.stages) if other is stage)
-    folder = ctx.folder / f"stage_{index}"
-    last = index == len(ctx.recipe.stages) - 1
-    out = ctx.folder / MODEL if last else folder / MODEL
-    if not (folder / DONE).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(out, ignore_errors=True)
-        folder.mkdir(parents=True)
-        backend = ctx.registry.backends.get(stage.backend)
-        trained = backend.recover(ctx, stage, subject.path, folder)
-        take_recovered(trained, subject.path, out)
-        shutil.rmtree(trained, ignore_errors=True)
-        write_json(folder / DONE, {"backend": stage.backend})
-    return dataclasses.replace(subject, path=out)
+    return dataclasses.replace(subject, path=run_stage(ctx, index, subject.path))
 
 
 @hookimpl(trylast=True)
@@ -107,11 +91,8 @@ def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
 @hookimpl(trylast=True)
 def ptl_round_finished(ctx: RoundContext, record: RoundRecord) -> None:
     """Delete what lay between the round's model and the one before, now that it is recorded."""
-    if ctx.recipe.data is None:
-        return  # a training framework's own door
-    shutil.rmtree(ctx.folder / PRUNED, ignore_errors=True)
-    for folder in ctx.folder.glob(f"stage_*/{MODEL}"):
-        shutil.rmtree(folder)
+    if ctx.recipe.data is not None:  # not in a training framework's own door
+        tidy_round(ctx)
 
 
 def _refitted(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Any:

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from ptl_plugins.recipe import RecipeSource
     from ptl_plugins.registry import Registry
+    from ptl_plugins.stage_types import Command, CommandResult, StageSpec
     from ptl_plugins.types import (
-        Command,
-        CommandResult,
         EvalResult,
         PrunePlan,
         Recipe,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
         RoundRecord,
         RunRecord,
         Scores,
-        StageSpec,
         Subject,
     )
 
@@ -39,7 +37,8 @@ if TYPE_CHECKING:
 def ptl_register(registry: Registry) -> None:
     """Called once per plugin manager, before any other hook, to add named components.
 
-    :param registry: catalogues of families, criteria, selectors, backends, evaluators and data.
+    :param registry: catalogues of families, criteria, selectors, backends, launchers,
+        evaluators and data.
     """
 
 
@@ -106,12 +105,12 @@ def ptl_recover(ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subjec
 
 @hookspec(firstresult=True)
 def ptl_launch(ctx: RoundContext, command: Command) -> CommandResult | None:
-    """Called by a backend of `ptl run` to run its program and wait for it.
+    """Called in a stage of `ptl run` to run the backend's program and wait for it.
 
-    Stops at the first non-None result.
+    Stops at the first non-None result. A launcher answers for the commands that name it.
 
     :param ctx: the round.
-    :param command: words, folder, log file, environment, time limit.
+    :param command: words, folder, log file, environment, and the stage's `launch`.
     :return: how it ended; the log holds what it said.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,16 +15,40 @@ from types import FrameType
 from typing import IO
 
 from ptl_plugins.markers import hookimpl
-from ptl_plugins.types import Command, CommandResult, RoundContext
+from ptl_plugins.registry import Registry
+from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec
+from ptl_plugins.types import RoundContext
 
+NAME = "local"
 GRACE = 10.0
 """Seconds between asking a program to stop and killing it."""
 
 
+class Local:
+    """The launcher `local`: it has no settings of its own."""
+
+    def check(self, launch: LaunchSpec) -> str | None:
+        """Return what is wrong with the stage's `launch` in one line, or None."""
+        for key in launch.options:
+            return f"options.{key}: unknown key; the launcher 'local' has no options"
+        return None
+
+    def preview(self, command: Command) -> str:
+        """Return the shell's line that does the same."""
+        settings = [f"{key}={shlex.quote(value)}" for key, value in command.environment.items()]
+        return " ".join([*settings, shlex.join(command.words)])
+
+
+@hookimpl
+def ptl_register(registry: Registry) -> None:
+    """Add the launcher."""
+    registry.launchers.add(NAME, Local())
+
+
 @hookimpl(trylast=True)
-def ptl_launch(ctx: RoundContext, command: Command) -> CommandResult:
+def ptl_launch(ctx: RoundContext, command: Command) -> CommandResult | None:
     """Start the program in a process group of its own, and wait; its output goes to the log."""
-    return run_command(command)
+    return run_command(command) if command.launch.launcher == NAME else None
 
 
 def run_command(command: Command) -> CommandResult:
@@ -48,7 +73,7 @@ def run_command(command: Command) -> CommandResult:
         copier.start()
         timed_out = False
         try:
-            child.wait(command.timeout)
+            child.wait(command.launch.timeout)
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:

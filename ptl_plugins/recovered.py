@@ -7,6 +7,8 @@ checkpoint that went in; everything else is copied from that.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,22 @@ def _trained(result: Checkpoint, name: str, original: Checkpoint) -> torch.Tenso
         tensor: torch.Tensor = file.get_tensor(name)
     if not bool(tensor.isfinite().all()):
         raise StageError(
-            f"{result.folder}: '{name}' is not finite: the recovery diverged; try a smaller step, "
-            "a lower learning rate"
+            f"{result.folder}: '{name}' is not finite: the recovery diverged"
+            f"{_when(result.folder)}; try a smaller step of pruning, a lower learning rate"
         )
     return tensor.to(_dtype(original, name))
+
+
+def _when(trained: Path) -> str:
+    """Return at which step the training went wrong, where transformers' Trainer noted its loss."""
+    state = trained / "trainer_state.json"
+    if not state.is_file():
+        return ""
+    for entry in json.loads(state.read_text(encoding="utf-8")).get("log_history", []):
+        numbers = [entry.get(key, 0.0) for key in ("loss", "grad_norm")]
+        if not all(math.isfinite(float(number)) for number in numbers):
+            return f" at step {entry.get('step')} (its loss or gradient norm is not finite)"
+    return ""
 
 
 def _dtype(original: Checkpoint, name: str) -> Any:

@@ -9,7 +9,8 @@ from ptl_plugins.errors import PluginError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
     from ptl_plugins.families import Family
-    from ptl_plugins.types import Backend, Criterion, DataSource, Evaluator, Selector
+    from ptl_plugins.stage_types import Backend, Launcher
+    from ptl_plugins.types import Criterion, DataSource, Evaluator, Selector
 
 T = TypeVar("T")
 
@@ -83,6 +84,7 @@ class Registry:
         self.criteria: Catalogue[Criterion] = Catalogue("criterion")
         self.selectors: Catalogue[Selector] = Catalogue("selector")
         self.backends: Catalogue[Backend] = Catalogue("backend")
+        self.launchers: Catalogue[Launcher] = Catalogue("launcher")
         self.evaluators: Catalogue[Evaluator] = Catalogue("evaluator")
         self.data: Catalogue[DataSource] = Catalogue("data source")
 

@@ -21,15 +21,29 @@ class RoundLog:
         self.run = run
         self.index = index
         self.seconds: dict[str, float] = {}
+        self._inner: list[float] = []
+
+    def for_round(self, index: int) -> RoundLog:
+        """Return an empty log of another round of the same run."""
+        return RoundLog(self.run, index)
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Add the body's seconds to `step`; write an event when it is done."""
+        """Add the body's seconds to `step`, and write an event, when it is done.
+
+        Seconds of another step inside the body are that one's alone.
+        """
         start = time.perf_counter()
-        yield
-        elapsed = time.perf_counter() - start
-        self.seconds[step] = self.seconds.get(step, 0.0) + elapsed
-        self.run.event("step", round=self.index, step=step, seconds=round(elapsed, 3))
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            own = elapsed - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += elapsed
+        self.seconds[step] = self.seconds.get(step, 0.0) + own
+        self.run.event("step", round=self.index, step=step, seconds=round(own, 3))
 
     def say(self, message: str) -> None:
         """Log one line, in the main rank only."""
@@ -44,13 +58,15 @@ class RoundLog:
         pruned: EvalResult | None = None,
         recovered: EvalResult | None = None,
     ) -> RoundRecord:
-        """Return the round's record."""
+        """Return the round's record; the digests that it takes are bookkeeping."""
         model = self.run.round_folder(self.index) / MODEL
+        with self.timed("bookkeeping"):
+            digest = digest_of_files(model, "*.safetensors") if model.is_dir() else None
         return RoundRecord(
             round=self.index,
             cuts=tuple(cuts),
             plan_digest=plan.digest() if plan else None,
-            model_digest=digest_of_files(model, "*.safetensors") if model.is_dir() else None,
+            model_digest=digest,
             pruned=pruned,
             recovered=recovered,
             seconds={name: round(value, 3) for name, value in self.seconds.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ptl_plugins.geometry import geometry
+from ptl_plugins.kept_files import tidy_run
 from ptl_plugins.loop import prune_tune_loop
 from ptl_plugins.manager import PTLPluginManager
 from ptl_plugins.manifest import build_manifest
@@ -12,6 +13,7 @@ from ptl_plugins.model_config import model_folder, read_config
 from ptl_plugins.preflight import plan_run
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.registry import Registry
+from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import RunFolder
 from ptl_plugins.run_lock import require_unlocked
 from ptl_plugins.text_corpus import read_corpus
@@ -42,9 +44,11 @@ def run_recipe(recipe: Recipe, manager: PTLPluginManager, registry: Registry) ->
         ranks=SingleProcess(),
         hooks=manager.hook,
         original=plan.original,
+        log=RoundLog(run, 0),
     )
     subject = Subject(family=plan.family, path=run.last_model() or original)
     try:
+        tidy_run(start)
         last = prune_tune_loop(start, subject, describe)
     finally:
         run.close()

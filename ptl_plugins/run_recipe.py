@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -12,8 +12,9 @@ from ptl_plugins.errors import RecipeError, UnknownNameError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.recipe import RecipeSource, SectionModel, resolve, section_problems
 from ptl_plugins.recipe_errors import explain
-from ptl_plugins.registry import Registry
-from ptl_plugins.types import DataSpec, Recipe, StageSpec
+from ptl_plugins.registry import Catalogue, Registry
+from ptl_plugins.stage_types import LaunchSpec, StageSpec
+from ptl_plugins.types import DataSpec, KeepSpec, Recipe
 
 DEFAULT_SEED = 42
 
@@ -29,6 +30,17 @@ class DataModel(pydantic.BaseModel):
     split: str = "train"
 
 
+class LaunchModel(pydantic.BaseModel):
+    """`launch`: how a stage's program is started; `options` are the launcher's own keys."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    launcher: str = "local"
+    processes: Annotated[int, pydantic.Field(ge=1)] = 1
+    timeout: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = None
+    options: Mapping[str, Any] = pydantic.Field(default_factory=dict)
+
+
 class StageModel(pydantic.BaseModel):
     """One entry of `recover`; `settings` are the framework's own keys, verbatim."""
 
@@ -36,24 +48,33 @@ class StageModel(pydantic.BaseModel):
 
     backend: str
     python: str | None = None
-    processes: Annotated[int, pydantic.Field(ge=1)] = 1
-    timeout: Annotated[float, pydantic.Field(gt=0)] | None = None
+    launch: LaunchModel = LaunchModel()
     settings: Mapping[str, Any] = pydantic.Field(default_factory=dict)
 
 
-class RunModel(SectionModel):
-    """The whole file."""
+class KeepModel(pydantic.BaseModel):
+    """`keep`: which checkpoints stay on the disk."""
 
-    model: str
-    run_dir: str
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    rounds: Literal["all", "last"] = "all"
+    intermediate: bool = False
+
+
+class RunModel(SectionModel):
+    """A recipe of `ptl run`."""
+
+    model: Annotated[str, pydantic.Field(min_length=1)]
     data: DataModel
+    run_dir: Annotated[str, pydantic.Field(min_length=1)] | None = None
     recover: tuple[StageModel, ...] = ()
+    keep: KeepModel = KeepModel()
 
 
 @hookimpl(trylast=True)
 def ptl_read_recipe(source: RecipeSource) -> Recipe | None:
     """Read a file that has `recover` or `model` and no section of a framework."""
-    if not {"recover", "model", "run_dir"} & source.keys.keys():
+    if "ptl" in source.keys or not {"recover", "model", "run_dir"} & source.keys.keys():
         return None
     return read_run_recipe(source)
 
@@ -79,7 +100,7 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         model=model.model,
         family=section.family,
         seed=DEFAULT_SEED if section.seed is None else section.seed,
-        run_folder=Path(model.run_dir),
+        run_folder=Path(model.run_dir or f"runs/{source.path.stem}"),
         rounds=section.rounds,
         multiple_of=section.multiple_of,
         refit=section.refit,
@@ -89,6 +110,7 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         evaluation=section.evaluation,
         text=source.text,
         data=DataSpec(**model.data.model_dump()),
+        keep=KeepSpec(**model.keep.model_dump()),
     )
 
 
@@ -97,21 +119,31 @@ def _refused(source: RecipeSource, lines: list[str]) -> RecipeError:
 
 
 def _stage(stage: StageModel) -> StageSpec:
-    settings: Mapping[str, Any] = dict(stage.settings)
     return StageSpec(
         backend=stage.backend,
-        settings=settings,
+        settings=dict(stage.settings),
         python=stage.python,
-        processes=stage.processes,
-        timeout=stage.timeout,
+        launch=LaunchSpec(**stage.launch.model_dump()),
     )
 
 
 def _stage_problems(key: str, stage: StageSpec, registry: Registry) -> list[str]:
+    problems = [
+        *_checked(key, "backend", stage.backend, registry.backends, stage),
+        *_checked(f"{key}.launch", "launcher", stage.launch.launcher, registry.launchers,
+                  stage.launch),
+    ]  # fmt: skip
+    if stage.python is not None and not Path(stage.python).is_file():
+        problems.append(
+            f"{key}.python: '{stage.python}' is no file; give the framework's interpreter"
+        )
+    return problems
+
+
+def _checked(key: str, kind: str, name: str, catalogue: Catalogue[Any], value: object) -> list[str]:
+    """Return what is wrong with a name, or what the component of that name finds wrong."""
     try:
-        wrong = registry.backends.get(stage.backend).check(stage)
+        wrong = catalogue.get(name).check(value)
     except UnknownNameError as error:
-        return [f"{key}.backend: {error}"]
-    if wrong is None and stage.python is not None and not Path(stage.python).is_file():
-        wrong = f"python: '{stage.python}' is no file; give the framework's interpreter"
+        return [f"{key}.{kind}: {error}"]
     return [f"{key}.{wrong}"] if wrong else []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ptl_plugins.stage_types import StageSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ptl_plugins.hookspecs import Hooks
     from ptl_plugins.ranks import Ranks
     from ptl_plugins.registry import Registry
+    from ptl_plugins.round_log import RoundLog
     from ptl_plugins.run_folder import RunFolder
 
 Unit = Literal["neuron", "layer"]
@@ -88,20 +91,6 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StageSpec:
-    """One recovery stage: the framework's own settings, verbatim."""
-
-    backend: str
-    settings: Mapping[str, Any]
-    python: str | None = None
-    """The interpreter of the framework; None: the one that PTL runs in."""
-    processes: int = 1
-    """Processes on this machine; more than one: torchrun, where the backend knows it."""
-    timeout: float | None = None
-    """Seconds after which the stage is stopped; None: never."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DataSpec:
     """The corpus of a run: texts that are cut into one part per round."""
 
@@ -113,27 +102,13 @@ class DataSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """A program to start: words, never a shell's line."""
+class KeepSpec:
+    """Which checkpoints of a run stay on the disk."""
 
-    words: tuple[str, ...]
-    folder: Path
-    """Where it works."""
-    log: Path
-    """Where its output goes."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables beside those that PTL runs with."""
-    timeout: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CommandResult:
-    """How a command ended."""
-
-    exit_code: int
-    """Negative: killed by that signal."""
-    seconds: float
-    timed_out: bool = False
+    rounds: Literal["all", "last"] = "all"
+    """Whether every round's model stays, or that of the last finished round alone."""
+    intermediate: bool = False
+    """Whether the pruned models and everything that the stages saved stay as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +132,7 @@ class Recipe:
     text: str
     data: DataSpec | None = None
     """The corpus, where PTL itself reads it; None: the training framework does."""
+    keep: KeepSpec = field(default_factory=KeepSpec)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -297,6 +273,11 @@ class RoundContext:
     hooks: Hooks
     original: Geometry
     """The sizes before the first round."""
+    log: RoundLog
+
+    def for_round(self, spec: RoundSpec) -> RoundContext:
+        """Return the context of another round of the same run, with a log of its own."""
+        return replace(self, spec=spec, log=self.log.for_round(spec.index))
 
     @property
     def folder(self) -> Path:
@@ -369,28 +350,6 @@ class Evaluator(Protocol):
         self, ctx: RoundContext, subject: Subject, settings: Mapping[str, Any]
     ) -> dict[str, float]:
         """Return metrics by name; under several ranks every rank returns the same."""
-        ...
-
-
-class Backend(Protocol):
-    """A training framework that recovers a checkpoint in a stage of `ptl run`."""
-
-    def check(self, stage: StageSpec) -> str | None:
-        """Return what is wrong with the stage in one line, or None."""
-        ...
-
-    def recover(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> Path:
-        """Train the checkpoint `model` on the round's part; return the folder of the result.
-
-        Args:
-            ctx: the round.
-            stage: its settings are the framework's own.
-            model: a plain checkpoint; it is not changed.
-            folder: new and empty; everything that the stage writes goes there.
-
-        Raises:
-            StageError: the framework failed.
-        """
         ...
 
 

@@ -9,6 +9,7 @@ import pytest
 from ptl_plugins.families import Family
 from ptl_plugins.manager import PTLPluginManager, build_manager, build_registry
 from ptl_plugins.registry import Registry
+from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import (
     CalibrationSpec,
     Cut,
@@ -17,7 +18,6 @@ from ptl_plugins.types import (
     PrunePlan,
     Recipe,
     RoundSpec,
-    StageSpec,
 )
 
 

@@ -11,8 +11,8 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from llamafactory_ext.backend import LlamaFactory, stage_command, stage_keys
+from ptl_plugins.stage_types import LaunchSpec, StageSpec
 from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
-from ptl_plugins.types import StageSpec
 
 SETTINGS = {
     "use_cpu": True,
@@ -58,7 +58,8 @@ def test_the_recipes_settings_go_through_verbatim_and_the_files_are_ptls(tmp_pat
 
 
 def test_several_processes_are_torchruns(tmp_path):
-    spec = StageSpec(backend="llamafactory", settings={}, processes=4, python="/env/python")
+    launch = LaunchSpec(processes=4)
+    spec = StageSpec(backend="llamafactory", settings={}, launch=launch, python="/env/python")
     command = stage_command(spec, tmp_path)
     assert command.words[0] == "/env/python"
     assert command.environment["NPROC_PER_NODE"] == "4"
@@ -91,5 +92,5 @@ def test_a_setting_that_the_framework_refuses_ends_with_its_log(tmp_path):
     words = [sys.executable, "-m", "ptl_plugins", "run", "r.yaml"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "llamafactory-cli train ended with 1" in done.stderr
+    assert "the stage's program ('llamafactory') ended with 1" in done.stderr
     assert "no_such_key" in done.stderr.split("whose last lines are:")[1]

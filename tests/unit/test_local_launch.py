@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ptl_plugins.local_launch import run_command
-from ptl_plugins.types import Command
+from ptl_plugins.stage_types import Command, LaunchSpec
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_program_that_hangs_is_stopped_with_its_children(command, tmp_path):
         "open('pid', 'w').write(str(child.pid))\n"
         "time.sleep(60)"
     )
-    result = run_command(command(program, timeout=2.0))
+    result = run_command(command(program, launch=LaunchSpec(timeout=2.0)))
     assert result.timed_out
     assert result.exit_code == -signal.SIGTERM
     time.sleep(0.5)
@@ -50,7 +50,7 @@ def test_sigterm_to_the_run_stops_the_program(tmp_path):
     driver = (
         "import sys; from pathlib import Path\n"
         "from ptl_plugins.local_launch import run_command\n"
-        "from ptl_plugins.types import Command\n"
+        "from ptl_plugins.stage_types import Command\n"
         'program = \'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(60)\'\n'
         "words = (sys.executable, '-c', program)\n"
         "run_command(Command(words=words, folder=Path('.'), log=Path('log')))\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -14,7 +15,9 @@ from ptl_plugins.geometry import Geometry
 from ptl_plugins.loop import prune_tune_loop
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.ranks import SingleProcess
+from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import (
     Cut,
     EvalResult,
@@ -23,7 +26,6 @@ from ptl_plugins.types import (
     PrunePlan,
     RoundContext,
     RoundSpec,
-    StageSpec,
     Subject,
 )
 
@@ -125,6 +127,7 @@ def start(make_recipe, tmp_path):
             ranks=SingleProcess(),
             hooks=manager.hook,
             original=ORIGINAL,
+            log=RoundLog(folder, 0),
         )
         try:
             return folder, prune_tune_loop(ctx, Subject(family=LLAMA, model=Model(width)), describe)
@@ -151,6 +154,20 @@ def test_the_steps_of_every_round_come_in_the_order_of_algorithm_1(start):
     assert run.model == folder.round_folder(2) / "model"
 
 
+def test_a_step_inside_another_is_timed_once(tmp_path):
+    log = RoundLog(RunFolder(tmp_path, writes=True), 3)
+    with log.timed("recover"):
+        time.sleep(0.02)
+        with log.timed("collect"):
+            time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt), log.timed("collect"):
+            raise KeyboardInterrupt
+    assert log.seconds["collect"] >= 0.1
+    assert 0.02 <= log.seconds["recover"] < 0.1
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == ["collect", "recover"]
+
+
 def test_a_record_holds_cuts_plan_metrics_and_seconds(start):
     spec = EvaluationSpec(tasks=(EvaluationTask(evaluator="f"),), every=1, before_recovery=True)
     folder, _ = start(Fake(), evaluation=spec)
@@ -161,7 +178,7 @@ def test_a_record_holds_cuts_plan_metrics_and_seconds(start):
     assert record.plan_digest is not None
     assert record.pruned.metrics == record.recovered.metrics == {"width": 46.0}
     assert set(record.seconds) == {
-        "profile", "select", "prune", "evaluate_pruned", "recover", "evaluate",
+        "profile", "select", "prune", "evaluate_pruned", "recover", "evaluate", "bookkeeping",
     }  # fmt: skip
 
 

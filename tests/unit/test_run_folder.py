@@ -24,7 +24,8 @@ from ptl_plugins.durable import (
 )
 from ptl_plugins.errors import RunFolderError
 from ptl_plugins.run_folder import RunFolder, read_plan, recipe_keys, write_plan
-from ptl_plugins.types import Cut, EvalResult, PrunePlan, RoundRecord, StageSpec
+from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.types import Cut, EvalResult, PrunePlan, RoundRecord
 
 HOLDER = """
 import sys, time

@@ -20,6 +20,7 @@ from ptl_plugins.profiling import profile
 from ptl_plugins.provenance import FILE, Provenance
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.refit import refit_live
+from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import SCORES, RunFolder
 from ptl_plugins.scores_file import digest, read_scores, write_scores
 from ptl_plugins.second_moments import MomentFolder
@@ -82,6 +83,7 @@ def ctx(make_recipe, tmp_path):
         ranks=SingleProcess(),
         hooks=manager.hook,
         original=geometry(tiny_model("llama").config.to_dict(), LLAMA),
+        log=RoundLog(RunFolder(tmp_path, writes=False), 0),
     )
 
 

@@ -1,0 +1,86 @@
+"""Runs one recovery stage of `ptl run`: files, program, result."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ptl_plugins.durable import write_json, write_text
+from ptl_plugins.errors import StageError
+from ptl_plugins.recovered import take_recovered
+from ptl_plugins.run_folder import MODEL
+from ptl_plugins.stage_types import Command, CommandResult, StageJob, StageSpec
+from ptl_plugins.step_answer import answer
+from ptl_plugins.types import RoundContext
+
+DONE = "done.json"
+"""In a stage's folder: its model is in place."""
+LAST_LINES = 15
+
+
+def stage_folder(ctx: RoundContext, index: int) -> Path:
+    """Return the folder of the round's stage `index`, which counts from 0."""
+    return ctx.folder / f"stage_{index}"
+
+
+def stage_model(ctx: RoundContext, index: int) -> Path:
+    """Return where the stage's model goes: that of the last stage is the round's."""
+    last = index == len(ctx.recipe.stages) - 1
+    return ctx.folder / MODEL if last else stage_folder(ctx, index) / MODEL
+
+
+def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
+    """Run stage `index` on the checkpoint `model`; return its model, the same shape.
+
+    A stage that an earlier try finished is not run again; one that it did not is redone.
+
+    Raises:
+        StageError: the program failed, or its result cannot be used.
+    """
+    folder, out = stage_folder(ctx, index), stage_model(ctx, index)
+    if (folder / DONE).exists():
+        return out
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    stage = ctx.recipe.stages[index]
+    backend = ctx.registry.backends.get(stage.backend)
+    with ctx.log.timed("stage files"):
+        job = backend.job(ctx, stage, model, folder)
+        _write_files(job, folder)
+    _run_program(ctx, stage, job, folder)
+    with ctx.log.timed("collect"):
+        take_recovered(backend.collect(job), model, out)
+        write_json(folder / DONE, {"backend": stage.backend})
+        if not ctx.recipe.keep.intermediate:
+            shutil.rmtree(job.result, ignore_errors=True)
+    return out
+
+
+def _write_files(job: StageJob, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for path, text in job.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+
+
+def _run_program(ctx: RoundContext, stage: StageSpec, job: StageJob, folder: Path) -> None:
+    result = ctx.hooks.ptl_launch(ctx=ctx, command=job.command)
+    _require_success(answer(result, "ptl_launch"), stage, job.command, folder)
+
+
+def _require_success(
+    result: CommandResult, stage: StageSpec, command: Command, folder: Path
+) -> None:
+    if result.exit_code == 0 and not result.timed_out:
+        return
+    why = f"ended with {result.exit_code} after {result.seconds:.0f} s"
+    if result.exit_code < 0:
+        why = f"was killed by signal {-result.exit_code} after {result.seconds:.0f} s"
+    if result.timed_out:
+        why = f"ran past its timeout of {command.launch.timeout:g} s"
+    tail = "it wrote no log"
+    if command.log.is_file():
+        text = command.log.read_text(encoding="utf-8", errors="replace")
+        lines = "\n".join(text.splitlines()[-LAST_LINES:])
+        tail = f"its log is {command.log}, whose last lines are:\n{lines}"
+    raise StageError(f"{folder}: the stage's program ('{stage.backend}') {why}; {tail}")

@@ -1,0 +1,116 @@
+"""The values of a recovery stage: what the recipe asks for, what is started, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ptl_plugins.types import RoundContext
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchSpec:
+    """How a stage's program is started."""
+
+    launcher: str = "local"
+    processes: int = 1
+    """Processes per machine; more than one: torchrun, where the backend knows it."""
+    timeout: float | None = None
+    """Seconds after which the stage is stopped; None: never."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The launcher's own settings, such as Slurm's partition."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSpec:
+    """One recovery stage: the framework's own settings, verbatim."""
+
+    backend: str
+    settings: Mapping[str, Any]
+    python: str | None = None
+    """The interpreter of the framework; None: the one that PTL runs in."""
+    launch: LaunchSpec = field(default_factory=LaunchSpec)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A program to start: words, never a shell's line."""
+
+    words: tuple[str, ...]
+    folder: Path
+    """Where it works."""
+    log: Path
+    """Where its output goes; a launcher may write files of its own beside it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those that PTL runs with."""
+    launch: LaunchSpec = field(default_factory=LaunchSpec)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandResult:
+    """How a command ended."""
+
+    exit_code: int
+    """Negative: killed by that signal."""
+    seconds: float
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageJob:
+    """Everything that a stage does, before it is done."""
+
+    files: Mapping[Path, str]
+    """Texts by path, written before the program starts."""
+    command: Command
+    result: Path
+    """The folder that the program writes its checkpoint to."""
+
+
+class Backend(Protocol):
+    """A training framework that recovers a checkpoint in a stage of `ptl run`."""
+
+    def check(self, stage: StageSpec) -> str | None:
+        """Return what is wrong with the stage in one line, or None; quick, imports nothing."""
+        ...
+
+    def check_thoroughly(self, stage: StageSpec) -> str | None:
+        """Let the framework's own parser read the settings where its interpreter has it.
+
+        Return what is wrong in one line, or None. May take seconds.
+        """
+        ...
+
+    def job(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> StageJob:
+        """Return what recovers the checkpoint `model` on the round's part; write nothing.
+
+        Args:
+            ctx: the round.
+            stage: its settings are the framework's own.
+            model: a plain checkpoint; the program must not change it.
+            folder: the stage's folder; everything that is written goes there.
+        """
+        ...
+
+    def collect(self, job: StageJob) -> Path:
+        """Return a folder with the trained weights as safetensors, once the program is done.
+
+        Raises:
+            StageError: the program left nothing that can be used.
+        """
+        ...
+
+
+class Launcher(Protocol):
+    """Facts of a launcher; `ptl_launch` does the launching."""
+
+    def check(self, launch: LaunchSpec) -> str | None:
+        """Return what is wrong with a stage's `launch` in one line, or None."""
+        ...
+
+    def preview(self, command: Command) -> str:
+        """Return what would be run, for `ptl run --dry-run`; start nothing."""
+        ...
