@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export KMP_BLOCKTIME := 0
 
-.PHONY: install install-dev lint test quickstart clean
+.PHONY: install install-dev lint test schema quickstart clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -35,6 +35,9 @@ lint: install-dev
 
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q
+
+schema: install
+	$(BIN)/python -m ptl_plugins.recipe_schema
 
 quickstart: install
 	$(BIN)/ptl quickstart

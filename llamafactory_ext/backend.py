@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from llamafactory_ext.settings_check import check_settings
 from ptl_plugins.durable import json_text
 from ptl_plugins.kept_files import TRAINED
 from ptl_plugins.stage_types import Command, StageJob, StageSpec
@@ -40,8 +41,12 @@ class LlamaFactory:
         return None
 
     def check_thoroughly(self, stage: StageSpec) -> str | None:
-        """Return what LLaMA-Factory's own parser finds wrong with the settings, or None."""
-        return None
+        """Return what LLaMA-Factory's own parser finds wrong with the yaml, or None.
+
+        The keys of each round are parsed as well: their names are those of the installed version.
+        """
+        ours = stage_keys(stage, Path("model"), Path("stage"), seed=0)
+        return check_settings(stage.python or sys.executable, {**ours, **stage.settings})
 
     def job(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> StageJob:
         """Return the yaml, the round's part as a data set, and the command that trains on it."""

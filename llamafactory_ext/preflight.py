@@ -10,6 +10,7 @@ from typing import Any
 
 from llamafactory_ext import patches
 from llamafactory_ext.recipe import read_llamafactory_recipe
+from ptl_plugins.disk_check import require_space
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.manager import PTLPluginManager, build_manager, build_registry
 from ptl_plugins.preflight import Plan, plan_run
@@ -43,9 +44,11 @@ def preflight(path: Path, keys: Mapping[str, Any], text: str) -> Prepared:
     _check_environment(path)
     plan = plan_run(recipe, registry)
     _check_output_dir(path, recipe.run_folder)
-    RunFolder(recipe.run_folder, writes=False).check(recipe)
+    run = RunFolder(recipe.run_folder, writes=False)
+    run.check(recipe)
     if os.environ.get("RANK", "0") == "0":
         require_unlocked(recipe.run_folder)
+        require_space(plan, run)
     return Prepared(plan=plan, manager=manager, registry=registry)
 
 

@@ -12,9 +12,10 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.kept_files import PRUNED, tidy_round
+from ptl_plugins.kept_results import keep_result, kept_result
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.provenance import FILE
-from ptl_plugins.run_folder import MODEL
+from ptl_plugins.run_folder import MODEL, SCORES
 from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import (
     EvalResult,
@@ -36,7 +37,10 @@ def ptl_profile(ctx: RoundContext, subject: Subject) -> Scores | None:
         return None
     from ptl_plugins import steps
     from ptl_plugins.live import loaded
+    from ptl_plugins.scores_file import read_scores
 
+    if (ctx.folder / SCORES).exists():
+        return read_scores(ctx.folder / SCORES)[0]
     with loaded(subject) as live:
         return steps.ptl_profile(ctx, live)
 
@@ -50,7 +54,7 @@ def ptl_prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject |
     from ptl_plugins.side_files import side_files
 
     out = ctx.folder / (PRUNED if ctx.recipe.stages else MODEL)
-    if not out.exists():
+    if not _is_there(out):
         refit = plan.removed_neurons and ctx.recipe.refit == "ridge"
         prune_checkpoint(
             subject.path,
@@ -84,8 +88,13 @@ def ptl_evaluate(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     from ptl_plugins import steps
     from ptl_plugins.live import loaded
 
+    if (measured := kept_result(ctx, subject.path)) is not None:
+        return measured
     with loaded(subject) as live:
-        return steps.ptl_evaluate(ctx, live)
+        result = steps.ptl_evaluate(ctx, live)
+    if result is not None:
+        keep_result(ctx, subject.path, result)
+    return result
 
 
 @hookimpl(trylast=True)
@@ -93,6 +102,13 @@ def ptl_round_finished(ctx: RoundContext, record: RoundRecord) -> None:
     """Delete what lay between the round's model and the one before, now that it is recorded."""
     if ctx.recipe.data is not None:  # not in a training framework's own door
         tidy_round(ctx)
+
+
+def _is_there(out: Path) -> bool:
+    """Whether the pruned model is in place; a kill may have left its name, claimed but empty."""
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    return out.exists()
 
 
 def _refitted(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Any:

@@ -56,6 +56,13 @@ def replace(temporary: Path, path: Path) -> None:
     _sync(path.parent)
 
 
+def sync_files(folder: Path) -> None:
+    """Wait until every file below `folder`, which another program wrote, is on the disk."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_file() or path.is_dir():
+            _sync(path)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the body succeeds.

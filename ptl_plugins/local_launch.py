@@ -10,18 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from ptl_plugins.left_program import GRACE, end_leftover, note_program
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.registry import Registry
-from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec
-from ptl_plugins.types import RoundContext
+from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec, StageSpec
+from ptl_plugins.types import RoundContext, Subject
 
-NAME = "local"
-GRACE = 10.0
-"""Seconds between asking a program to stop and killing it."""
+NAME, NOTE = "local", "local_program.json"
 
 
 class Local:
@@ -45,20 +45,34 @@ def ptl_register(registry: Registry) -> None:
     registry.launchers.add(NAME, Local())
 
 
+@hookimpl(wrapper=True)
+def ptl_recover(
+    ctx: RoundContext, stage: StageSpec, subject: Subject
+) -> Generator[None, Subject | None, Subject | None]:
+    """End the program that a killed run left behind, before the files of its stage go."""
+    end_leftover(ctx.folder / NOTE)
+    return (yield)
+
+
 @hookimpl(trylast=True)
 def ptl_launch(ctx: RoundContext, command: Command) -> CommandResult | None:
     """Start the program in a process group of its own, and wait; its output goes to the log."""
-    return run_command(command) if command.launch.launcher == NAME else None
+    if command.launch.launcher != NAME:
+        return None
+    return run_command(command, note=ctx.folder / NOTE)
 
 
-def run_command(command: Command) -> CommandResult:
+def run_command(command: Command, note: Path | None = None) -> CommandResult:
     """Run `command`; its output goes to its log and to this process's stderr.
 
-    On SIGINT, SIGTERM or a time-out the whole process group is stopped first.
+    On SIGINT, SIGTERM or a time-out the whole process group is stopped first. While it runs,
+    `note` tells whom a later run has to stop if this process is killed.
     """
     start = time.monotonic()
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with command.log.open("wb") as log, terminating():
+        if note is not None:
+            note_program(note, command)
         child = subprocess.Popen(
             command.words,
             cwd=command.folder,
@@ -70,16 +84,21 @@ def run_command(command: Command) -> CommandResult:
         )
         assert child.stdout is not None
         copier = threading.Thread(target=_copy, args=(child.stdout, log))
-        copier.start()
         timed_out = False
         try:
+            if note is not None:
+                note_program(note, command, child.pid)
+            copier.start()
             child.wait(command.launch.timeout)
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
             _stop(child)
-            copier.join()
+            if copier.ident is not None:
+                copier.join()
             child.stdout.close()
+            if note is not None:
+                note.unlink(missing_ok=True)
     return CommandResult(
         exit_code=child.returncode, seconds=time.monotonic() - start, timed_out=timed_out
     )

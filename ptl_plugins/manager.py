@@ -10,14 +10,16 @@ from collections.abc import Sequence
 import pluggy
 
 from ptl_plugins import (
+    __version__,
     builtin,
     checkpoint_steps,
     hookspecs,
     local_launch,
     run_recipe,
+    slurm_launch,
     steps,
 )
-from ptl_plugins.errors import PluginError
+from ptl_plugins.errors import PluginError, PTLError, did_you_mean
 from ptl_plugins.markers import PROJECT
 from ptl_plugins.registry import Registry
 
@@ -31,26 +33,54 @@ PLUGINS_VARIABLE = "PTL_PLUGINS"
 class PTLPluginManager(pluggy.PluginManager):
     """A manager that refuses what pluggy passes over in silence."""
 
+    def __init__(self, project: str) -> None:
+        super().__init__(project)
+        self.distributions: dict[str, str] = {}
+        """Name and version by plugin, of those that an entry point names."""
+
+    def refusal(self, name: str, wrong: str) -> PluginError:
+        """Return the error of plugin `name`: whose it is, what is wrong, how to switch it off."""
+        source = self.distributions.get(name)
+        return PluginError(
+            f"plugin '{name}'{f' ({source})' if source else ''}: {' '.join(wrong.split())}; "
+            f"switch it off with -p no:{name}, or {PLUGINS_VARIABLE}=no:{name} in the environment"
+        )
+
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Return the marker of `plugin.name`; an unmarked callable named `ptl_*` is an error."""
         if not name.startswith(HOOK_PREFIX):
             return None  # never touch properties and lazy attributes of a plugin
         options = super().parse_hookimpl_opts(plugin, name)
         if options is None and callable(getattr(plugin, name)):
-            raise PluginError(f"{plugin!r}: {name} lacks @hookimpl (from ptl_plugins)")
+            wrong = f"{name} lacks @hookimpl (from ptl_plugins)"
+            raise pluggy.PluginValidationError(plugin, wrong)
         if name in ANNOUNCEMENTS and options and (options["wrapper"] or options["hookwrapper"]):
-            raise PluginError(
-                f"{plugin!r}: {name} cannot be wrapped: each implementation is called by itself, "
-                "so that the failure of one loses nothing; implement it without wrapper=True"
+            wrong = (
+                f"{name} cannot be wrapped: each implementation is called by itself, so that the "
+                "failure of one loses nothing; implement it without wrapper=True"
             )
+            raise pluggy.PluginValidationError(plugin, wrong)
         return options
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
-        """Register `plugin`; an argument that the hook's spec lacks is an error of its author."""
+        """Register `plugin`; what is wrong with its hooks is an error that names it."""
         try:
             return super().register(plugin, name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"plugin '{name}': {' '.join(str(error).split())}") from error
+        except pluggy.PluginValidationError as error:
+            raise self.refusal(name or self.get_canonical_name(plugin), str(error)) from error
+        except ValueError as error:
+            known = name if name and self.has_plugin(name) else self.get_name(plugin)
+            source = self.distributions.get(known or "", "-p")
+            raise PluginError(
+                f"plugin '{name}' is loaded already, as '{known}' (by {source}); name it once"
+            ) from error
+
+    def check_pending(self) -> None:
+        """Refuse a hook that PTL does not have, unless it is marked `optionalhook=True`."""
+        for hook in vars(self.hook).values():
+            for implementation in () if hook.has_spec() else hook.get_hookimpls():
+                if not implementation.optionalhook:
+                    raise self.refusal(implementation.plugin_name, _unknown(hook.name))
 
 
 def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLPluginManager:
@@ -62,7 +92,8 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
             variable PTL_PLUGINS names are loaded.
 
     Raises:
-        PluginError: a plugin cannot be imported or has a hook that PTL does not know.
+        PluginError: a plugin cannot be imported, or has a hook or an argument that PTL does not
+            know; the text names the plugin, its distribution and how to switch it off.
     """
     manager = PTLPluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -73,13 +104,14 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
     manager.register(steps, "steps")
     manager.register(checkpoint_steps, "checkpoint_steps")
     manager.register(local_launch, "local")
+    manager.register(slurm_launch, "slurm")
     manager.register(run_recipe, "run_recipe")
     manager.register(builtin, "builtin")
     if autoload:
         _load_entry_points(manager)
     for name in (value for value in plugins if not value.startswith("no:")):
         manager.register(_import(name), name)
-    _check_pending(manager)
+    manager.check_pending()
     return manager
 
 
@@ -88,7 +120,13 @@ def build_registry(manager: PTLPluginManager) -> Registry:
     registry = Registry()
     for implementation in reversed(manager.hook.ptl_register.get_hookimpls()):
         registry.registering(implementation.plugin_name)
-        implementation.function(registry=registry)
+        try:
+            implementation.function(registry=registry)
+        except PTLError:
+            raise  # names both plugins already
+        except Exception as error:
+            wrong = f"ptl_register failed: {type(error).__name__}: {error}"
+            raise manager.refusal(implementation.plugin_name, wrong) from error
     registry.freeze()
     return registry
 
@@ -100,18 +138,16 @@ def _load_entry_points(manager: PTLPluginManager) -> None:
             if entry.group != PROJECT or taken:
                 continue
             source = f"{distribution.metadata['Name']} {distribution.version}"
-            manager.register(_load(entry, source), entry.name)
+            manager.distributions[entry.name] = source
+            manager.register(_load(entry, manager), entry.name)
 
 
-def _load(entry: importlib.metadata.EntryPoint, source: str) -> object:
+def _load(entry: importlib.metadata.EntryPoint, manager: PTLPluginManager) -> object:
     try:
         return entry.load()
-    except Exception as error:
-        raise PluginError(
-            f"plugin '{entry.name}' ({source}) failed to import: {type(error).__name__}: {error}; "
-            f"switch it off with -p no:{entry.name}, or {PLUGINS_VARIABLE}=no:{entry.name} in the "
-            "environment"
-        ) from error
+    except (Exception, SystemExit) as error:
+        wrong = f"failed to import: {type(error).__name__}: {error}"
+        raise manager.refusal(entry.name, wrong) from error
 
 
 def _import(name: str) -> object:
@@ -119,13 +155,17 @@ def _import(name: str) -> object:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise PluginError(f"-p {name}: no module named '{error.name}'") from error
+    except (Exception, SystemExit) as error:
+        wrong = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(f"-p {name}: failed to import: {wrong}") from error
 
 
-def _check_pending(manager: PTLPluginManager) -> None:
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise PluginError(f"unknown hook: {error}") from error
+def _unknown(hook: str) -> str:
+    known = [name for name in vars(hookspecs) if name.startswith(HOOK_PREFIX)]
+    return (
+        f"unknown hook: PTL {__version__} has no {hook}{did_you_mean(hook, known)}; "
+        "it is misspelt, or the plugin is for another version of PTL"
+    )
 
 
 def describe_plugins(manager: PTLPluginManager) -> list[tuple[str, str]]:

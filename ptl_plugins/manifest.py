@@ -14,6 +14,7 @@ import psutil
 
 import ptl_plugins
 from ptl_plugins.manager import PTLPluginManager
+from ptl_plugins.source_commit import source_commit
 from ptl_plugins.types import Recipe
 
 DISTRIBUTIONS = (
@@ -30,6 +31,7 @@ def build_manifest(recipe: Recipe, manager: PTLPluginManager, *, num_ranks: int)
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": recipe.seed,
         "num_ranks": num_ranks,
+        "git_commit": source_commit(),
         "versions": versions(),
         "plugins": plugins(manager),
         "hardware": hardware(),

@@ -81,6 +81,7 @@ def profile(
         if tallies:
             _run(model, family, batches, tallies, journal, done or 0)
         if moment and moments:
+            moment.complete()
             moments.write(moment.totals, ranks)
             moment.totals.clear()  # the next group needs the memory
         first = []

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pydantic
 
-from ptl_plugins.amounts import read_amount
 from ptl_plugins.criteria import DEFAULT_CRITERION
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.recipe_errors import explain
+from ptl_plugins.recipe_models import PhaseModel, SectionModel
 from ptl_plugins.registry import Catalogue, Registry
-from ptl_plugins.schedule import Order, Phase, expand
+from ptl_plugins.schedule import Phase, expand
 from ptl_plugins.text_data import SUFFIXES, read_texts
 from ptl_plugins.types import (
     CalibrationSpec,
@@ -51,81 +51,6 @@ class Section:
     protect: ProtectSpec | None
     calibration: CalibrationSpec
     evaluation: EvaluationSpec
-
-
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class PhaseModel(_Strict):
-    """One entry of `schedule`."""
-
-    unit: Literal["neuron", "layer", "none"]
-    criterion: str | None = None
-    selector: str = "count"
-    amount: (
-        Annotated[
-            float,
-            pydantic.BeforeValidator(read_amount),
-            pydantic.Field(ge=0, allow_inf_nan=False),
-        ]
-        | None
-    ) = None
-    rounds: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
-
-    @pydantic.model_validator(mode="after")
-    def _amount_fits_unit(self) -> PhaseModel:
-        if self.unit != "none" and self.amount is None:
-            raise ValueError(f"amount is missing: how much one round of unit '{self.unit}' removes")
-        if self.unit == "none" and (self.amount or self.criterion):
-            raise ValueError("unit 'none' prunes nothing: it takes no amount and no criterion")
-        return self
-
-
-class CalibrationModel(_Strict):
-    """`calibration`: the sequences that a round is profiled on."""
-
-    num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
-    max_length: Annotated[int, pydantic.Field(ge=1)] | None = None
-    batch_tokens: Annotated[int, pydantic.Field(ge=1)] = 4096
-
-
-class ProtectModel(_Strict):
-    """`protect`: a second corpus, whose neurons are never removed."""
-
-    data: Annotated[str, pydantic.Field(min_length=1)]
-    top: Annotated[int, pydantic.Field(ge=1)]
-    column: str = "text"
-    num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
-
-
-class TaskModel(pydantic.BaseModel):
-    """One entry of `evaluate.tasks`; the keys beside `evaluator` are the evaluator's own."""
-
-    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
-    evaluator: str
-
-
-class EvaluateModel(_Strict):
-    """`evaluate`: what is measured, and when."""
-
-    tasks: list[TaskModel] = []
-    every: Annotated[int, pydantic.Field(ge=1)] = 1
-    before_recovery: bool = False
-
-
-class SectionModel(_Strict):
-    """The keys that a `ptl:` section and a PTL recipe share."""
-
-    schedule: Annotated[list[PhaseModel], pydantic.Field(min_length=1)]
-    order: Order = "listed"
-    family: str | None = None
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] | None = None
-    multiple_of: Annotated[int, pydantic.Field(ge=1)] = 1
-    refit: Refit = "ridge"
-    protect: ProtectModel | None = None
-    calibration: CalibrationModel = CalibrationModel()
-    evaluate: EvaluateModel = EvaluateModel()
 
 
 def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from ptl_plugins.disk_check import require_space
+from ptl_plugins.errors import RunFolderError
 from ptl_plugins.geometry import geometry
 from ptl_plugins.kept_files import tidy_run
 from ptl_plugins.loop import prune_tune_loop
 from ptl_plugins.manager import PTLPluginManager
 from ptl_plugins.manifest import build_manifest
 from ptl_plugins.model_config import model_folder, read_config
-from ptl_plugins.preflight import plan_run
+from ptl_plugins.preflight import Plan, plan_run
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.registry import Registry
 from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import RunFolder
 from ptl_plugins.run_lock import require_unlocked
-from ptl_plugins.text_corpus import read_corpus
+from ptl_plugins.stage_check import check_unfinished
+from ptl_plugins.stopping import noting_stop
+from ptl_plugins.text_corpus import TextCorpus, read_corpus
 from ptl_plugins.types import Recipe, RoundContext, RoundSpec, Subject
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run of which everything was checked, and nothing is written or loaded yet."""
+
+    plan: Plan
+    original: Path
+    """The checkpoint of round 0."""
+    corpus: TextCorpus
+    start: RoundContext
+    """The context of round 0."""
 
 
 def run_recipe(recipe: Recipe, manager: PTLPluginManager, registry: Registry) -> Path:
@@ -27,14 +45,45 @@ def run_recipe(recipe: Recipe, manager: PTLPluginManager, registry: Registry) ->
         PTLError: the recipe, the model or the corpus cannot be used, a stage failed, or the run
             folder belongs to another run.
     """
+    ready = prepare_run(recipe, manager, registry, writes=True)
+    run = ready.start.run
+    run.open(recipe, build_manifest(recipe, manager, num_ranks=1))
+    run.require_corpus(ready.corpus.digest())
+    subject = Subject(family=ready.plan.family, path=run.last_model() or ready.original)
+    try:
+        with noting_stop(run, manager):
+            tidy_run(ready.start)
+            last = prune_tune_loop(ready.start, subject, describe)
+    finally:
+        run.close()
+    assert last.path is not None
+    return last.path
+
+
+def prepare_run(
+    recipe: Recipe, manager: PTLPluginManager, registry: Registry, *, writes: bool
+) -> PreparedRun:
+    """Check everything that a run needs, and read its corpus; write nothing.
+
+    Args:
+        recipe: the run.
+        manager: the steps.
+        registry: the names.
+        writes: whether the run that is prepared may write; a dry run may not.
+
+    Raises:
+        PTLError: as `run_recipe`, but for the stages' own failures.
+    """
     plan = plan_run(recipe, registry)
-    run = RunFolder(recipe.run_folder, writes=True)
+    _require_place(recipe.run_folder)
+    run = RunFolder(recipe.run_folder, writes=writes)
     run.check(recipe)
     require_unlocked(recipe.run_folder)
+    require_space(plan, run)
+    check_unfinished(recipe, registry, run)
     original = model_folder(recipe.model)
     corpus = read_corpus(recipe, original)
-    run.open(recipe, build_manifest(recipe, manager, num_ranks=1))
-    run.require_corpus(corpus.digest())
+    RunFolder(recipe.run_folder, writes=False).require_corpus(corpus.digest())
     start = RoundContext(
         spec=RoundSpec(index=0, cuts=()),
         recipe=recipe,
@@ -46,14 +95,16 @@ def run_recipe(recipe: Recipe, manager: PTLPluginManager, registry: Registry) ->
         original=plan.original,
         log=RoundLog(run, 0),
     )
-    subject = Subject(family=plan.family, path=run.last_model() or original)
-    try:
-        tidy_run(start)
-        last = prune_tune_loop(start, subject, describe)
-    finally:
-        run.close()
-    assert last.path is not None
-    return last.path
+    return PreparedRun(plan=plan, original=original, corpus=corpus, start=start)
+
+
+def _require_place(folder: Path) -> None:
+    """Refuse a run folder that cannot be made or written to."""
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not place.is_dir():
+        raise RunFolderError(f"{folder}: '{place}' is a file; choose another run folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RunFolderError(f"{folder}: '{place}' cannot be written to; choose another run folder")
 
 
 def describe(subject: Subject) -> dict[str, int]:

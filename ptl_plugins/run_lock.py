@@ -57,5 +57,5 @@ def _owner(folder: Path) -> str:
     try:
         owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
         return f"pid {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # torn, or of another program
         return "its owner is not known"

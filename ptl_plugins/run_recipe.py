@@ -10,8 +10,9 @@ import pydantic
 
 from ptl_plugins.errors import RecipeError, UnknownNameError
 from ptl_plugins.markers import hookimpl
-from ptl_plugins.recipe import RecipeSource, SectionModel, resolve, section_problems
+from ptl_plugins.recipe import RecipeSource, resolve, section_problems
 from ptl_plugins.recipe_errors import explain
+from ptl_plugins.recipe_models import STRICT, SectionModel
 from ptl_plugins.registry import Catalogue, Registry
 from ptl_plugins.stage_types import LaunchSpec, StageSpec
 from ptl_plugins.types import DataSpec, KeepSpec, Recipe
@@ -22,53 +23,72 @@ DEFAULT_SEED = 42
 class DataModel(pydantic.BaseModel):
     """`data`: the corpus, cut into one part per round."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     path: str
+    """A json, jsonl, parquet or txt file, a folder of them, or a hub data set."""
     column: str = "text"
+    """The column that holds the text, where there is no template."""
     template: str | None = None
+    """The text, with names of columns in braces: "Question: {question} Answer: {answer}"."""
     split: str = "train"
+    """The split of a hub data set."""
 
 
 class LaunchModel(pydantic.BaseModel):
     """`launch`: how a stage's program is started; `options` are the launcher's own keys."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     launcher: str = "local"
+    """How the program is started: a launcher that PTL or a plugin registers."""
     processes: Annotated[int, pydantic.Field(ge=1)] = 1
+    """How many processes; more than one: torchrun."""
     timeout: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] | None = None
-    options: Mapping[str, Any] = pydantic.Field(default_factory=dict)
+    """Seconds after which the stage is stopped; unset, never."""
+    options: Mapping[str, Any] = {}
+    """The launcher's own keys."""
 
 
 class StageModel(pydantic.BaseModel):
     """One entry of `recover`; `settings` are the framework's own keys, verbatim."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     backend: str
+    """What trains: a name of `ptl ls backends`."""
     python: str | None = None
+    """The interpreter of the framework's environment; unset, it is PTL's own."""
     launch: LaunchModel = LaunchModel()
-    settings: Mapping[str, Any] = pydantic.Field(default_factory=dict)
+    """How the stage's program is started."""
+    settings: Mapping[str, Any] = {}
+    """The framework's own keys, verbatim; those that PTL sets for each round are refused."""
 
 
 class KeepModel(pydantic.BaseModel):
     """`keep`: which checkpoints stay on the disk."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     rounds: Literal["all", "last"] = "all"
+    """Whose recovered model stays: every round's, or the last one's alone."""
     intermediate: bool = False
+    """Whether the pruned model and those between two stages stay as well."""
 
 
 class RunModel(SectionModel):
     """A recipe of `ptl run`."""
 
     model: Annotated[str, pydantic.Field(min_length=1)]
+    """The model to prune: a checkpoint folder or a name of the hub."""
     data: DataModel
+    """The corpus, cut into one part per round."""
     run_dir: Annotated[str, pydantic.Field(min_length=1)] | None = None
+    """The run folder; unset, it is runs/ and the recipe's name."""
     recover: tuple[StageModel, ...] = ()
+    """The stages of a round, in order; without one the pruned model is the round's."""
     keep: KeepModel = KeepModel()
+    """Which checkpoints stay on the disk."""
 
 
 @hookimpl(trylast=True)

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import ptl_plugins
 
+SCHEMA = "schema.json"
+"""The file beside them that tells editors which keys a recipe has."""
+MODELINE = "# yaml-language-server:"
+"""What a line that names a file's schema begins with."""
+
 
 def recipes_folder() -> Path:
     """Return the folder `recipes`: beside the package in a checkout, in it in a wheel."""
@@ -21,5 +26,7 @@ def describe_recipes() -> list[tuple[str, str]]:
 
 
 def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+    """Return the first line, or the second where the first is the editors'."""
+    first, second, *_ = [*path.read_text(encoding="utf-8").split("\n", maxsplit=2), ""]
+    line = second if first.startswith(MODELINE) else first
+    return line.lstrip("# ") if line.startswith("#") else ""

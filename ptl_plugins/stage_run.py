@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ptl_plugins.durable import write_json, write_text
-from ptl_plugins.errors import StageError
+from ptl_plugins.durable import sync_files, write_json, write_text
+from ptl_plugins.errors import PTLError, StageError
 from ptl_plugins.recovered import take_recovered
 from ptl_plugins.run_folder import MODEL
-from ptl_plugins.stage_types import Command, CommandResult, StageJob, StageSpec
+from ptl_plugins.stage_types import Backend, Command, CommandResult, StageJob, StageSpec
 from ptl_plugins.step_answer import answer
 from ptl_plugins.types import RoundContext
 
 DONE = "done.json"
 """In a stage's folder: its model is in place."""
+ENDED = "ended.json"
+"""In a program's result: it did all of its work, and what it wrote is on the disk."""
 LAST_LINES = 15
 
 
@@ -32,7 +34,8 @@ def stage_model(ctx: RoundContext, index: int) -> Path:
 def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
     """Run stage `index` on the checkpoint `model`; return its model, the same shape.
 
-    A stage that an earlier try finished is not run again; one that it did not is redone.
+    A stage that an earlier try finished is not run again, nor a program that did its work; what
+    was cut short is redone.
 
     Raises:
         StageError: the program failed, or its result cannot be used.
@@ -40,20 +43,28 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
     folder, out = stage_folder(ctx, index), stage_model(ctx, index)
     if (folder / DONE).exists():
         return out
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(out, ignore_errors=True)
     stage = ctx.recipe.stages[index]
     backend = ctx.registry.backends.get(stage.backend)
     with ctx.log.timed("stage files"):
         job = backend.job(ctx, stage, model, folder)
-        _write_files(job, folder)
-    _run_program(ctx, stage, job, folder)
+        trained = has_ended(job)
+        if not trained:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(out, ignore_errors=True)
+            _write_files(job, folder)
+    if not trained:
+        _run_program(ctx, stage, job, folder)
     with ctx.log.timed("collect"):
-        take_recovered(backend.collect(job), model, out)
+        _take(backend, job, model, out)
         write_json(folder / DONE, {"backend": stage.backend})
         if not ctx.recipe.keep.intermediate:
             shutil.rmtree(job.result, ignore_errors=True)
     return out
+
+
+def has_ended(job: StageJob) -> bool:
+    """Whether the program of an earlier try did its work, and only its result is to be taken."""
+    return (job.result / ENDED).exists()
 
 
 def _write_files(job: StageJob, folder: Path) -> None:
@@ -66,6 +77,18 @@ def _write_files(job: StageJob, folder: Path) -> None:
 def _run_program(ctx: RoundContext, stage: StageSpec, job: StageJob, folder: Path) -> None:
     result = ctx.hooks.ptl_launch(ctx=ctx, command=job.command)
     _require_success(answer(result, "ptl_launch"), stage, job.command, folder)
+    if job.result.is_dir():
+        sync_files(job.result)
+        write_json(job.result / ENDED, {"backend": stage.backend})
+
+
+def _take(backend: Backend, job: StageJob, model: Path, out: Path) -> None:
+    """Take the program's result; one that cannot be used is no reason to take it again."""
+    try:
+        take_recovered(backend.collect(job), model, out)
+    except PTLError:
+        (job.result / ENDED).unlink(missing_ok=True)
+        raise
 
 
 def _require_success(

@@ -80,7 +80,10 @@ class Backend(Protocol):
     def check_thoroughly(self, stage: StageSpec) -> str | None:
         """Let the framework's own parser read the settings where its interpreter has it.
 
-        Return what is wrong in one line, or None. May take seconds.
+        Return what is wrong, one line per problem as from `check`, or None. May take seconds.
+
+        Raises:
+            NotCheckedError: the framework is not there to be asked (`ptl_plugins.stage_check`).
         """
         ...
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ptl_plugins.criteria import Site, Statistic
 from ptl_plugins.families import Family
+from ptl_plugins.gram import add_gram, complete
 from ptl_plugins.live import decoder_layers, ffn_output, width
 from ptl_plugins.ranks import Ranks
 from ptl_plugins.signals import Tokens
@@ -118,6 +119,12 @@ class MomentTally:
         """Nothing is counted."""
 
     def see(self, site: Site, layer: int, tokens: Tokens, *signal: torch.Tensor) -> None:
-        """Add the real tokens' outer products."""
+        """Add the real tokens' outer products, as far as `complete` does not mirror them."""
+        bf16_exact = signal[0].dtype == torch.bfloat16
         for (act,) in pieces(signal, tokens.real, MOMENT_PIECE):
-            self.totals[str(layer)].addmm_(act.T, act)
+            add_gram(self.totals[str(layer)], act, bf16_exact=bf16_exact)
+
+    def complete(self) -> None:
+        """Make whole matrices of the totals, when all is seen."""
+        for total in self.totals.values():
+            complete(total)

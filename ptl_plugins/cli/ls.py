@@ -10,7 +10,8 @@ from ptl_plugins.cli.options import Plugins
 from ptl_plugins.errors import PTLError, did_you_mean
 
 KINDS = (
-    "recipes", "families", "criteria", "selectors", "backends", "evaluators", "data", "plugins",
+    "recipes", "families", "criteria", "selectors", "backends", "launchers", "evaluators", "data",
+    "plugins",
 )  # fmt: skip
 
 

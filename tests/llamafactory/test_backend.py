@@ -81,16 +81,33 @@ def test_ptl_run_prunes_and_recovers_with_the_real_framework(tmp_path):
     assert "train_loss" in (folder / "stage_0" / "train.log").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_a_setting_that_the_framework_refuses_ends_with_its_log(tmp_path):
+def run_with(tmp_path, **settings):
+    """Run the recipe with other settings; return the finished process."""
     write_tiny_checkpoint(tmp_path / "model")
     write_tiny_corpus(tmp_path / "data")
-    settings = {**SETTINGS, "no_such_key": 1}
-    recipe = {**RECIPE, "recover": [{"backend": "llamafactory", "settings": settings}]}
+    recipe = {**RECIPE, "recover": [{"backend": "llamafactory", "settings": SETTINGS | settings}]}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     words = [sys.executable, "-m", "ptl_plugins", "run", "r.yaml"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_training_that_fails_ends_with_its_log(tmp_path):
+    """Whether the DeepSpeed config is there only the training can tell: the check lets it pass."""
+    done = run_with(tmp_path, deepspeed="no_such_zero2.json")
     assert done.returncode == 2
     assert "the stage's program ('llamafactory') ended with 1" in done.stderr
-    assert "no_such_key" in done.stderr.split("whose last lines are:")[1]
+    assert "deepspeed" in done.stderr.split("whose last lines are:")[1].lower()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_setting_that_the_frameworks_parser_does_not_know_ends_before_anything_is_written(
+    tmp_path,
+):
+    done = run_with(tmp_path, no_such_key=1)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ptl: r.yaml: recover.0.settings.no_such_key: is no setting of")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -59,7 +59,7 @@ def build(*plugins):
 
 
 def test_the_built_ins_are_plugins_like_any_other():
-    own = {"steps", "checkpoint_steps", "local", "run_recipe", "builtin"}
+    own = {"steps", "checkpoint_steps", "local", "slurm", "run_recipe", "builtin"}
     assert {name for name, _ in build().list_name_plugin()} == own
 
 
@@ -199,6 +199,61 @@ def test_a_broken_entry_point_names_itself_its_distribution_and_the_way_out(
     assert "plugin 'broken' (their-dist 1.2)" in text
     assert "ZeroDivisionError" in text
     assert "-p no:broken" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("raise SystemExit(0)\n", "failed to import: SystemExit: 0"),
+        ("raise OSError('two\\nlines')\n", "failed to import: OSError: two lines"),
+        ("def ptl_profile(ctx):\n    pass\n", "ptl_profile lacks @hookimpl"),
+        (f"{HEAD}@hookimpl\ndef ptl_profile(subjekt):\n    pass\n", "{'subjekt'}"),
+        (f"{HEAD}@hookimpl\ndef ptl_distil(ctx):\n    pass\n", "PTL 0.1.0 has no ptl_distil"),
+        (f"{HEAD}@hookimpl\ndef ptl_profil(ctx):\n    pass\n", "did you mean 'ptl_profile'?"),
+        (f"{HEAD}@hookimpl\ndef ptl_register(registry):\n    1 / 0\n",
+         "ptl_register failed: ZeroDivisionError: division by zero"),
+        (f"{HEAD}@hookimpl(wrapper=True)\ndef ptl_run_finished(run):\n    return (yield)\n",
+         "ptl_run_finished cannot be wrapped"),
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_with_a_plugin_the_line_says_whose_it_is_and_the_way_out(
+    plugin_module, entry_points, text, wrong
+):
+    entry_points(("theirs", plugin_module(text)))
+    with pytest.raises(PluginError) as raised:
+        build_registry(build_manager())
+    line = str(raised.value)
+    assert line.startswith("plugin 'theirs' (their-dist 1.2): ")
+    assert wrong in line
+    way_out = "; switch it off with -p no:theirs, or PTL_PLUGINS=no:theirs in the environment"
+    assert line.endswith(way_out)
+    assert "\n" not in line
+    build_registry(build_manager(plugins=["no:theirs"]))
+
+
+def test_an_unknown_hook_that_is_marked_as_optional_is_left_alone(plugin_module):
+    """So a plugin serves this PTL and one that has the hook."""
+    text = f"{HEAD}@hookimpl(optionalhook=True)\ndef ptl_distil(ctx):\n    pass\n"
+    name = plugin_module(text)
+    assert build(name).has_plugin(name)
+
+
+def test_a_module_that_fails_is_one_line_of_the_option(plugin_module):
+    name = plugin_module("def broken(:\n")
+    with pytest.raises(PluginError, match=f"^-p {name}: failed to import: SyntaxError: .*line 1"):
+        build(name)
+
+
+def test_an_installed_plugin_that_is_given_by_its_module_too_is_named_once(
+    plugin_module, entry_points
+):
+    name = plugin_module(REGISTERS)
+    entry_points(("theirs", name))
+    with pytest.raises(PluginError) as raised:
+        build_manager(plugins=[name])
+    assert str(raised.value) == (
+        f"plugin '{name}' is loaded already, as 'theirs' (by their-dist 1.2); name it once"
+    )
 
 
 def test_a_blocked_entry_point_is_never_imported(plugin_module, entry_points):

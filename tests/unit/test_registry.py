@@ -70,7 +70,7 @@ def test_freezing_the_registry_freezes_every_catalogue():
     registry = Registry()
     registry.freeze()
     assert set(registry.catalogues()) == {
-        "families", "criteria", "selectors", "backends", "evaluators", "data",
+        "families", "criteria", "selectors", "backends", "launchers", "evaluators", "data",
     }  # fmt: skip
     for catalogue in registry.catalogues().values():
         with pytest.raises(PluginError, match="too late"):

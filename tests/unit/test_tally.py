@@ -140,6 +140,7 @@ def test_moments_are_the_outer_products_of_real_tokens_in_fp32(model, dtype):
     batches = [(signal(90, seed=seed) * 1e3).to(dtype) for seed in range(3)]
     for states in batches:
         tally.see("neuron", 1, tokens(list(range(70)), [69], 70), states)
+    tally.complete()
     stacked = torch.cat([states[:70] for states in batches]).double()
     expected = stacked.T @ stacked
     assert tally.totals["1"].dtype == torch.float32
@@ -153,6 +154,7 @@ def test_moments_do_not_depend_on_the_pieces(model, monkeypatch):
         monkeypatch.setattr("ptl_plugins.tally.MOMENT_PIECE", piece)
         tally = MomentTally(model, LLAMA, range(1))
         tally.see("neuron", 0, tokens(None, [29], 30), signal(30))
+        tally.complete()
         totals.append(tally.totals["0"])
     torch.testing.assert_close(totals[0], totals[2])
     torch.testing.assert_close(totals[1], totals[2])

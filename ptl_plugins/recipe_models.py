@@ -1,0 +1,122 @@
+"""The keys that a `ptl:` section and a PTL recipe share, as pydantic checks them.
+
+The docstring of a key is its description in `recipes/schema.json`, which editors show.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from ptl_plugins.amounts import read_amount
+from ptl_plugins.schedule import Order
+from ptl_plugins.types import Refit
+
+STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = STRICT
+
+
+class PhaseModel(_Strict):
+    """One entry of `schedule`: what is cut, and in how many rounds."""
+
+    unit: Literal["neuron", "layer", "none"]
+    """What one round removes: FFN neurons, whole layers, or nothing (recovery alone)."""
+    criterion: str | None = None
+    """What is least important: a name of `ptl ls criteria`, of the same unit.
+
+    Unset, it is output_change for neurons and l2 for layers.
+    """
+    selector: str = "count"
+    """How `amount` is read: a name of `ptl ls selectors`."""
+    amount: (
+        Annotated[
+            float,
+            pydantic.BeforeValidator(read_amount),
+            pydantic.Field(ge=0, allow_inf_nan=False),
+        ]
+        | None
+    ) = None
+    """How much ONE round removes, or what the phase leaves, as the selector reads it.
+
+    A number such as 500, 0.1 or 5B. Needed, but for unit none, which takes none.
+    """
+    rounds: Annotated[int, pydantic.Field(ge=1, le=1000)] = 1
+    """How many rounds do so."""
+
+    @pydantic.model_validator(mode="after")
+    def _amount_fits_unit(self) -> PhaseModel:
+        if self.unit != "none" and self.amount is None:
+            raise ValueError(f"amount is missing: how much one round of unit '{self.unit}' removes")
+        if self.unit == "none" and (self.amount or self.criterion):
+            raise ValueError("unit 'none' prunes nothing: it takes no amount and no criterion")
+        return self
+
+
+class CalibrationModel(_Strict):
+    """`calibration`: the sequences that a round is profiled on."""
+
+    num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
+    """How many documents of the round's own part are profiled."""
+    max_length: Annotated[int, pydantic.Field(ge=1)] | None = None
+    """Tokens that each document is cut to; unset, it is the framework's cutoff_len."""
+    batch_tokens: Annotated[int, pydantic.Field(ge=1)] = 4096
+    """Padded tokens per batch, a bound on memory."""
+
+
+class ProtectModel(_Strict):
+    """`protect`: a second corpus, whose neurons are never removed."""
+
+    data: Annotated[str, pydantic.Field(min_length=1)]
+    """The corpus: a json, jsonl, parquet or txt file, a folder of them, or a hub data set."""
+    top: Annotated[int, pydantic.Field(ge=1)]
+    """How many neurons of each layer it protects."""
+    column: str = "text"
+    """The column that holds the text."""
+    num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
+    """How many texts of it are profiled, chosen by the seed."""
+
+
+class TaskModel(pydantic.BaseModel):
+    """One entry of `evaluate.tasks`; the keys beside `evaluator` are the evaluator's own."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    evaluator: str
+    """What measures: a name of `ptl ls evaluators`; the keys beside it are its own."""
+
+
+class EvaluateModel(_Strict):
+    """`evaluate`: what is measured, and when."""
+
+    tasks: list[TaskModel] = []
+    """What is measured; empty, nothing is."""
+    every: Annotated[int, pydantic.Field(ge=1)] = 1
+    """Every how many rounds; the original and the last round always are."""
+    before_recovery: bool = False
+    """Whether the pruned model is measured before it is trained, in every round that cuts."""
+
+
+class SectionModel(_Strict):
+    """The keys that a `ptl:` section and a PTL recipe share."""
+
+    schedule: Annotated[list[PhaseModel], pydantic.Field(min_length=1)]
+    """What is cut, in how many rounds: a list of phases, at least one."""
+    order: Order = "listed"
+    """In which order the rounds of the phases come."""
+    family: str | None = None
+    """The model's family, a name of `ptl ls families`; unset, found by its model_type."""
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] | None = None
+    """Of the cut of the corpus and of each round's training; unset, LLaMA-Factory's, or 42."""
+    multiple_of: Annotated[int, pydantic.Field(ge=1)] = 1
+    """A cut leaves a width that is a multiple of it: rounded up, with a target down."""
+    refit: Refit = "ridge"
+    """What is done to the rest of down_proj when neurons go: ridge regression, or nothing."""
+    protect: ProtectModel | None = None
+    """A second corpus, whose neurons are never removed."""
+    calibration: CalibrationModel = CalibrationModel()
+    """The sequences that a round is profiled on."""
+    evaluate: EvaluateModel = EvaluateModel()
+    """What is measured, and when."""
