@@ -28,7 +28,7 @@ def finish(ctx: RoundContext) -> None:
 
 
 def _tell(hook: pluggy.HookCaller, /, **arguments: object) -> None:
-    for implementation in hook.get_hookimpls():
+    for implementation in reversed(hook.get_hookimpls()):  # pluggy's order: built-ins come last
         kwargs = {name: arguments[name] for name in implementation.argnames}
         try:
             implementation.function(**kwargs)

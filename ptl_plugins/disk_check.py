@@ -31,7 +31,7 @@ def require_space(plan: Plan, run: RunFolder) -> None:
         raise RecipeError(
             f"{plan.recipe.source}: {key}: '{run.path}': the run needs up to {show_bytes(needed)} "
             f"more there (in round {highest.index}), {show_bytes(free)} are free; free some, "
-            f"or give another {key}{_keep_less(plan.recipe, run)}"
+            f"or give another {key}{_keep_less(plan.recipe)}"
         )
 
 
@@ -45,9 +45,9 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
-def _keep_less(recipe: Recipe, run: RunFolder) -> str:
-    """Return how `keep` saves room, as long as no record ties the folder to the recipe."""
-    if recipe.data is None or run.records():
+def _keep_less(recipe: Recipe) -> str:
+    """Return how `keep` saves room; a run that was begun may go on with another one."""
+    if recipe.data is None:
         return ""
     keys = [
         *(["rounds: last"] if recipe.keep.rounds == "all" and len(recipe.rounds) > 2 else []),

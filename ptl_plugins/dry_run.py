@@ -15,7 +15,7 @@ from ptl_plugins.run import PreparedRun
 from ptl_plugins.run_folder import CORPUS, EVENTS, MANIFEST, MODEL, PLAN, RECORD, SCORES
 from ptl_plugins.run_lock import LOCK_FILE, OWNER_FILE
 from ptl_plugins.schedule import PlannedRound
-from ptl_plugins.stage_run import DONE, stage_folder, stage_model
+from ptl_plugins.stage_run import DONE, has_ended, stage_folder, stage_model
 from ptl_plugins.stage_types import Command, StageJob
 from ptl_plugins.types import RoundContext, RoundSpec
 
@@ -104,15 +104,22 @@ def _stage(ctx: RoundContext, index: int, model: Path) -> Iterator[str]:
     if (folder / DONE).exists():
         yield _line("kept", f"{stage_model(ctx, index)}, which an earlier try finished")
         return
-    if folder.exists():
-        yield _line("delete", f"{folder}, which an earlier try left")
     job = ctx.registry.backends.get(stage.backend).job(ctx, stage, model, folder)
-    yield from _files(job)
-    yield from _command(ctx, job.command)
+    if has_ended(job):
+        yield _line("kept", f"{job.result}, which an earlier try's program made")
+    else:
+        yield from _program(ctx, job, folder)
     yield _line("take", f"{job.result} -> {stage_model(ctx, index)}")
     yield _line("write", folder / DONE)
     if not ctx.recipe.keep.intermediate:
         yield _line("delete", job.result)
+
+
+def _program(ctx: RoundContext, job: StageJob, folder: Path) -> Iterator[str]:
+    if folder.exists():
+        yield _line("delete", f"{folder}, which an earlier try left")
+    yield from _files(job)
+    yield from _command(ctx, job.command)
 
 
 def _files(job: StageJob) -> Iterator[str]:

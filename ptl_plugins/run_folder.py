@@ -144,10 +144,16 @@ def _line_break(stream: BinaryIO) -> bytes:
 
 
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:
-    """Return the resolved recipe as plain values, without where it was read from."""
+    """Return the resolved recipe as plain values, as far as it decides any weight.
+
+    Where the recipe was read from, where it runs, how long it may take and what it keeps may
+    change between the tries of one run; the number of processes shares out the batch and may not.
+    """
     keys = dataclasses.asdict(recipe)
-    for place in ("source", "run_folder", "text"):
+    for place in ("source", "run_folder", "text", "keep"):
         del keys[place]
+    for stage in keys["stages"]:
+        stage["launch"] = {"processes": stage["launch"]["processes"]}
     return json.loads(json.dumps(keys, default=str))  # type: ignore[no-any-return]
 
 

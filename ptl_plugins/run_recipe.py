@@ -109,7 +109,7 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         model = RunModel.model_validate(dict(source.keys))
     except pydantic.ValidationError as error:
         raise _refused(source, explain(error, RunModel, prefix="")) from None
-    problems = section_problems(model, source)
+    problems = section_problems(model, source) + _idle_phases(model)
     for index, stage in enumerate(model.recover):
         problems += _stage_problems(f"recover.{index}", _stage(stage), source.registry)
     if problems:
@@ -132,6 +132,15 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         data=DataSpec(**model.data.model_dump()),
         keep=KeepSpec(**model.keep.model_dump()),
     )
+
+
+def _idle_phases(model: RunModel) -> list[str]:
+    """Return the phases that neither prune nor train, and would make no model."""
+    if model.recover:
+        return []
+    remedy = "unit 'none' does nothing without a stage in 'recover'; add one or remove the phase"
+    phases = enumerate(model.schedule)
+    return [f"schedule.{index}: {remedy}" for index, phase in phases if phase.unit == "none"]
 
 
 def _refused(source: RecipeSource, lines: list[str]) -> RecipeError:

@@ -30,7 +30,7 @@ KEYS = {
 FAKE = ("-p", "ptl_plugins.testing.fake_backend")
 PROGRAM = (
     "import signal; from ptl_plugins.cli.main import main\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal, wherever we are
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal
     "main()\n"
 )
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ptl_plugins.durable import digest_of_files
-from ptl_plugins.errors import StageError
+from ptl_plugins.errors import RecipeError, StageError
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.recipe_file import read_recipe
 from ptl_plugins.run import run_recipe
@@ -157,3 +157,10 @@ def test_a_stage_that_hangs_is_stopped_by_the_recipes_time_out(start):
     stage = {"backend": "fake", "settings": {"does": "hang"}, "launch": {"timeout": 0.5}}
     with pytest.raises(StageError, match=r"round_01/stage_0: .* ran past its timeout of 0.5 s"):
         start(recover=[stage])
+
+
+def test_a_phase_that_neither_prunes_nor_trains_is_refused(start, tmp_path):
+    message = r"r.yaml: schedule\.1: unit 'none' does nothing without a stage in 'recover'"
+    with pytest.raises(RecipeError, match=message):
+        start(recover=[], schedule=[{"unit": "neuron", "amount": 8}, {"unit": "none"}])
+    assert not (tmp_path / "out").exists()

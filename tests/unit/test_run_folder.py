@@ -24,8 +24,8 @@ from ptl_plugins.durable import (
 )
 from ptl_plugins.errors import RunFolderError
 from ptl_plugins.run_folder import RunFolder, read_plan, recipe_keys, write_plan
-from ptl_plugins.stage_types import StageSpec
-from ptl_plugins.types import Cut, EvalResult, PrunePlan, RoundRecord
+from ptl_plugins.stage_types import LaunchSpec, StageSpec
+from ptl_plugins.types import Cut, EvalResult, KeepSpec, PrunePlan, RoundRecord
 
 HOLDER = """
 import sys, time
@@ -97,6 +97,20 @@ def test_opening_writes_manifest_and_event(run, make_recipe):
 def test_the_same_recipe_from_another_file_is_the_same_run(begun, make_recipe, tmp_path):
     same = make_recipe(source=tmp_path / "copy.yaml", text="# another comment")
     RunFolder(begun.path, writes=False).check(same)
+
+
+def test_where_and_how_long_stages_run_and_what_is_kept_may_change(begun, make_recipe):
+    launch = LaunchSpec(launcher="slurm", timeout=9.0, options={"x": 1})
+    stage = StageSpec(backend="fake", settings={"learning_rate": 1e-5}, launch=launch)
+    keep = KeepSpec(rounds="last", intermediate=True)
+    RunFolder(begun.path, writes=False).check(make_recipe(stages=(stage,), keep=keep))
+
+
+def test_the_number_of_processes_may_not_change(begun, make_recipe):
+    launch = LaunchSpec(processes=2)
+    stage = StageSpec(backend="fake", settings={"learning_rate": 1e-5}, launch=launch)
+    with pytest.raises(RunFolderError, match=r"stages\.0\.launch\.processes: 1 -> 2"):
+        RunFolder(begun.path, writes=False).check(make_recipe(stages=(stage,)))
 
 
 @pytest.mark.parametrize(
@@ -328,9 +342,9 @@ def test_a_digest_changes_with_names_and_contents_of_the_matching_files_alone(tm
 def test_the_manifest_compares_plain_values(make_recipe):
     keys = recipe_keys(make_recipe())
     assert json.loads(json.dumps(keys)) == keys
-    assert not {"source", "run_folder", "text"} & set(keys)
+    assert keys["stages"][0]["launch"] == {"processes": 1}
     fields = {field.name for field in dataclasses.fields(make_recipe())}
-    assert set(keys) == fields - {"source", "run_folder", "text"}
+    assert set(keys) == fields - {"source", "run_folder", "text", "keep"}
 
 
 def test_an_event_after_a_torn_one_stands_on_a_line_of_its_own(tmp_path):
