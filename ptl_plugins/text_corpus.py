@@ -63,7 +63,12 @@ def read_corpus(recipe: Recipe, model: Path) -> TextCorpus:
 
     assert recipe.data is not None
     data = recipe.data
-    texts = read_all_texts(data.path, column=data.column, template=data.template, split=data.split)
+    try:
+        texts = read_all_texts(
+            data.path, column=data.column, template=data.template, split=data.split
+        )
+    except PTLError as error:  # its text names the data already
+        raise PTLError(f"{recipe.source}: {error}") from error
     try:
         documents = cut_documents(len(texts), len(recipe.rounds), seed=recipe.seed)
     except PTLError as error:

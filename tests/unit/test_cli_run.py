@@ -51,6 +51,7 @@ def ptl(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["ptl", *words])
+        capsys.readouterr()  # what making the model and data printed
         with pytest.raises(SystemExit) as raised:
             main()
         out, err = capsys.readouterr()
@@ -95,7 +96,7 @@ def test_the_run_folder_is_the_options_the_recipes_or_named_after_it(ptl, place)
     [
         (("--run-dir", ""), "ptl: --run-dir: is empty; name a folder\n"),
         (("--run-dir", "a recipe.yaml"), "is a file; choose another run folder\n"),
-        (("--set", "data.path=none.txt"), "ptl: data 'none.txt': no such file\n"),
+        (("--set", "data.path=none.txt"), "ptl: a recipe.yaml: data 'none.txt': no such file\n"),
     ],
 )
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])

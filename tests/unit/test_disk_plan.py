@@ -12,7 +12,7 @@ import yaml
 from llamafactory_ext.recipe import read_llamafactory_recipe
 from ptl_plugins import checkpoint_steps, disk_plan
 from ptl_plugins.disk_check import require_space
-from ptl_plugins.disk_plan import NOTES_BYTES, plan_disk
+from ptl_plugins.disk_plan import plan_disk
 from ptl_plugins.disk_sizes import num_saved, show_bytes, size_of
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.manager import build_manager, build_registry
