@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from ptl_plugins.errors import did_you_mean
-from ptl_plugins.local_launch import terminating
 from ptl_plugins.stage_check import NotCheckedError
+from ptl_plugins.termination import terminating
 
 PROGRAM = Path(__file__).with_name("settings_program.py")
 TIMEOUT = 120.0

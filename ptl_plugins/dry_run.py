@@ -17,6 +17,7 @@ from ptl_plugins.run_lock import LOCK_FILE, OWNER_FILE
 from ptl_plugins.schedule import PlannedRound
 from ptl_plugins.stage_run import DONE, has_ended, stage_folder, stage_model
 from ptl_plugins.stage_types import Command, StageJob
+from ptl_plugins.steps import moments
 from ptl_plugins.types import RoundContext, RoundSpec
 
 SHOWN_BYTES = 4096
@@ -73,7 +74,7 @@ def _round(ctx: RoundContext, planned: PlannedRound, model: Path) -> Iterator[st
     if ctx.spec.cuts:
         yield from _choice(ctx, model)
         pruned = ctx.folder / (PRUNED if ctx.recipe.stages else MODEL)
-        yield _line("kept", pruned) if pruned.exists() else _line("prune", f"{model} -> {pruned}")
+        yield from _cut(ctx, model, pruned)
         model = pruned
         if ctx.recipe.evaluation.before_recovery:
             yield from _evaluation(ctx, model)
@@ -96,6 +97,20 @@ def _choice(ctx: RoundContext, model: Path) -> Iterator[str]:
         yield _line("profile", f"{model}: {protect.num_sequences} sequences of {protect.data}")
     yield _line("write", ctx.folder / SCORES)
     yield _line("write", ctx.folder / PLAN)
+
+
+def _cut(ctx: RoundContext, model: Path, pruned: Path) -> Iterator[str]:
+    """Tell of the pruned checkpoint, and of the second moments that refit it."""
+    if pruned.exists():
+        yield _line("kept", pruned)
+        return
+    neurons_go = any(cut.unit == "neuron" for cut in ctx.spec.cuts)
+    refitted = neurons_go and ctx.recipe.refit == "ridge"
+    if refitted:
+        yield _line("write", moments(ctx).path)
+    yield _line("prune", f"{model} -> {pruned}")
+    if refitted:
+        yield _line("delete", moments(ctx).path)
 
 
 def _stage(ctx: RoundContext, index: int, model: Path) -> Iterator[str]:

@@ -10,15 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from ptl_plugins.left_program import GRACE, end_leftover, note_program
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.registry import Registry
 from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec, StageSpec
+from ptl_plugins.termination import terminating
 from ptl_plugins.types import RoundContext, Subject
 
 NAME, NOTE = "local", "local_program.json"
@@ -104,23 +104,6 @@ def run_command(command: Command, note: Path | None = None) -> CommandResult:
     )
 
 
-@contextlib.contextmanager
-def terminating() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit while the body runs, so that it can clean up."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:
     while chunk := os.read(source.fileno(), 65536):
         log.write(chunk)
@@ -130,14 +113,26 @@ def _copy(source: IO[bytes], log: IO[bytes]) -> None:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End what is left of the child's process group: torchrun's workers, data loaders."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, number)
-        except ProcessLookupError:
-            break
+    """End what is left of the child's process group: torchrun's workers, data loaders.
+
+    A second interrupt meanwhile is in a hurry, and SIGKILL comes at once.
+    """
+    if not _signal_group(child, signal.SIGTERM):
+        child.wait()
+        return
+    try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE)
-            if number == signal.SIGTERM:
-                time.sleep(0.1)  # a moment for the workers, which are not ours to wait for
-    child.wait()
+            time.sleep(0.1)  # a moment for the workers, which are not ours to wait for
+    finally:
+        _signal_group(child, signal.SIGKILL)
+        child.wait()
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Send a signal to the child's process group; return whether there is one left."""
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        return False
+    return True

@@ -15,10 +15,10 @@ from pathlib import Path
 from ptl_plugins import slurm_job
 from ptl_plugins.durable import write_json, write_text
 from ptl_plugins.errors import StageError
-from ptl_plugins.local_launch import terminating
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.registry import Registry
 from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec, StageSpec
+from ptl_plugins.termination import terminating
 from ptl_plugins.types import RoundContext, Subject
 
 NAME = "slurm"

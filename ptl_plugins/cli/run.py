@@ -79,8 +79,8 @@ def _print_dry_run(recipe: Recipe, manager: PTLPluginManager, registry: Registry
 
 def _run(recipe: Recipe, manager: PTLPluginManager, registry: Registry, again: str) -> None:
     """Run the recipe; whatever ends it early, say which command goes on."""
-    from ptl_plugins.local_launch import terminating
     from ptl_plugins.run import run_recipe
+    from ptl_plugins.termination import terminating
 
     try:
         with terminating():

@@ -108,6 +108,18 @@ def test_a_mistake_is_one_line_and_nothing_is_written(ptl, place, words, message
     assert {path.name for path in place.iterdir()} == {"model", "data", "a recipe.yaml"}
 
 
+def test_a_recipe_of_a_frameworks_own_door_is_refused_with_the_way_to_start_it(ptl, place):
+    facts = {"model_name_or_path": "model", "stage": "pt", "do_train": True, "output_dir": "out",
+             "finetuning_type": "full", "dataset_dir": "data", "dataset": "tiny",
+             "ptl": {"schedule": [{"unit": "neuron", "amount": 8}]}}  # fmt: skip
+    (place / "lf.yaml").write_text(yaml.safe_dump(facts), encoding="utf-8")
+    for dry in ((), ("--dry-run",)):
+        code, out, err = ptl("run", "lf.yaml", "--run-dir", "out", *dry)
+        assert (code, out) == (2, "")
+        assert err.endswith("start it with 'llamafactory-cli train lf.yaml'\n")
+    assert not (place / "out").exists()
+
+
 def test_a_failed_stage_says_that_the_same_command_goes_on_and_it_does(ptl, place):
     words = ("run", "a recipe.yaml", "--run-dir", "out", *fake(place, "fail"), *FAKE)
     code, _, err = ptl(*words)

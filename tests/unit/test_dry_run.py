@@ -155,6 +155,16 @@ def test_what_is_written_lies_there_in_the_end_but_for_what_is_deleted(door, pla
     assert [path for path in inside if Path(path).is_file()] == [], "files that were not printed"
 
 
+@pytest.mark.parametrize(("refit", "printed"), [("ridge", ["write", "prune", "delete"]),
+                                                ("none", ["prune"])])  # fmt: skip
+def test_second_moments_are_printed_where_a_cut_is_refitted(door, refit, printed):
+    schedule = [{"unit": "neuron", "amount": 8}, {"unit": "layer", "amount": 1}]
+    lines = door(dry=True, refit=refit, schedule=schedule)
+    found = [line.split()[0] for line in lines
+             if line.endswith("/second_moments") or line.startswith("  prune ")]  # fmt: skip
+    assert found == [*printed, "prune"], "a round of layers alone has none"
+
+
 def test_the_models_that_are_measured_are_named_in_order(door):
     task = {"evaluator": "chain_of_thought", "data": "data/held_out.jsonl"}
     keys = {"evaluate": {"tasks": [task], "every": 2, "before_recovery": True}}

@@ -64,3 +64,31 @@ def test_sigterm_to_the_run_stops_the_program(tmp_path):
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait(20) == 128 + signal.SIGTERM
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_second_sigterm_kills_a_program_that_ignores_the_first(tmp_path):
+    stubborn = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open('pid', 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    words = (sys.executable, "-c", stubborn)
+    program = (
+        "from pathlib import Path\n"
+        "from ptl_plugins.local_launch import run_command\n"
+        "from ptl_plugins.termination import terminating\n"
+        "from ptl_plugins.stage_types import Command\n"
+        f"command = Command(words={words!r}, folder=Path('.'), log=Path('log'))\n"
+        "with terminating(): run_command(command)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path)
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    start = time.monotonic()
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait(20) == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 5, "the grace of 10 seconds was not waited for"
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
