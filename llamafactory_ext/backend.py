@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from llamafactory_ext.recipe import RULES
 from llamafactory_ext.settings_check import check_settings
 from ptl_plugins.durable import json_text
 from ptl_plugins.kept_files import TRAINED
@@ -23,6 +24,12 @@ OURS = {
 }  # fmt: skip
 """Keys that PTL sets for each round."""
 FIXED = {"stage": "pt", "finetuning_type": "full"}
+CHANGES_THE_ROUND = {
+    "tokenized_path", "adapter_name_or_path", "quantization_bit", "resize_vocab", "add_tokens",
+    "add_special_tokens", "new_special_tokens_config", "rope_scaling", "push_to_hub",
+    "use_llama_pro", "mixture_of_depths", "train_from_scratch",
+}  # fmt: skip
+"""Keys that would train on another part, train another model, or save something else."""
 DEFAULTS = {"save_strategy": "no", "overwrite_cache": True, "report_to": "none", "logging_steps": 1}
 YAML, LOG = "train.yaml", "train.log"
 
@@ -31,14 +38,22 @@ class LlamaFactory:
     """Continual pre-training by LLaMA-Factory, in the interpreter that the stage names."""
 
     def check(self, stage: StageSpec) -> str | None:
-        """Return what is wrong with the stage in one line, or None."""
-        for key in stage.settings:
-            if key in OURS:
-                return f"settings.{key}: is set by PTL for each round; remove it"
-        for key, value in FIXED.items():
-            if stage.settings.get(key, value) != value:
-                return f"settings.{key}: {stage.settings[key]!r} cannot be used here; only {value}"
-        return None
+        """Return what is wrong with the stage, a line per problem, or None."""
+        given = stage.settings
+        problems = [
+            f"{key}: is set by PTL for each round; remove it" for key in given if key in OURS
+        ]
+        problems += [
+            f"{key}: {given[key]!r} cannot be used here; only {value}"
+            for key, value in FIXED.items()
+            if given.get(key, value) != value
+        ]
+        problems += [
+            f"{key}: {given[key]!r}: {remedy}"
+            for key, allowed, remedy in RULES
+            if key in CHANGES_THE_ROUND and not allowed(given.get(key))
+        ]
+        return "\n".join(f"settings.{problem}" for problem in problems) or None
 
     def check_thoroughly(self, stage: StageSpec) -> str | None:
         """Return what LLaMA-Factory's own parser finds wrong with the yaml, or None.

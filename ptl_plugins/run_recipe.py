@@ -175,4 +175,4 @@ def _checked(key: str, kind: str, name: str, catalogue: Catalogue[Any], value: o
         wrong = catalogue.get(name).check(value)
     except UnknownNameError as error:
         return [f"{key}.{kind}: {error}"]
-    return [f"{key}.{wrong}"] if wrong else []
+    return [f"{key}.{line}" for line in wrong.split("\n")] if wrong else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import signal
 import sys
@@ -17,32 +16,22 @@ from ptl_plugins.durable import write_json, write_text
 from ptl_plugins.errors import StageError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.registry import Registry
+from ptl_plugins.slurm_options import option_problem
 from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec, StageSpec
 from ptl_plugins.termination import terminating
 from ptl_plugins.types import RoundContext, Subject
 
 NAME = "slurm"
 SCRIPT, NOTE = "stage.sbatch", "slurm_job.json"
-OURS = ("array", "chdir", "clusters", "error", "help", "hold", "input", "open-mode", "output",
-        "parsable", "quiet", "test-only", "usage", "version", "wait", "wrap")  # fmt: skip
-CLOCKS = ("begin", "deadline", "time", "time-min")
 
 
 class Slurm:
     """The launcher `slurm`: its options are the long ones of sbatch, without the dashes."""
 
     def check(self, launch: LaunchSpec) -> str | None:
-        """Return what is wrong with the stage's `launch` in one line, or None."""
-        for key, value in launch.options.items():
-            if not re.fullmatch("[a-z][a-z0-9-]+", str(key)):
-                return f"options.{key}: give the long name of an option of sbatch, without dashes"
-            if key in OURS:
-                return f"options.{key}: cannot be used here, PTL submits and waits; remove it"
-            if not isinstance(value, str | int | float) or not str(value).isprintable():
-                return f"options.{key}: {value!r}; give one text or number, or true for a flag"
-            if key in CLOCKS and not isinstance(value, str):  # YAML reads 12:00:00 as 43200
-                return f"options.{key}: {value!r}; put it in quotes, YAML makes numbers of times"
-        return None
+        """Return what is wrong with the stage's `launch`, a line per problem, or None."""
+        problems = (option_problem(str(key), value) for key, value in launch.options.items())
+        return "\n".join(f"options.{line}" for line in problems if line) or None
 
     def preview(self, command: Command) -> str:
         """Return the line that submits, and the batch script."""

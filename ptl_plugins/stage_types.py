@@ -74,7 +74,7 @@ class Backend(Protocol):
     """A training framework that recovers a checkpoint in a stage of `ptl run`."""
 
     def check(self, stage: StageSpec) -> str | None:
-        """Return what is wrong with the stage in one line, or None; quick, imports nothing."""
+        """Return what is wrong with the stage, a line per problem, or None; imports nothing."""
         ...
 
     def check_thoroughly(self, stage: StageSpec) -> str | None:
@@ -111,7 +111,7 @@ class Launcher(Protocol):
     """Facts of a launcher; `ptl_launch` does the launching."""
 
     def check(self, launch: LaunchSpec) -> str | None:
-        """Return what is wrong with a stage's `launch` in one line, or None."""
+        """Return what is wrong with a stage's `launch`, a line per problem, or None."""
         ...
 
     def preview(self, command: Command) -> str:

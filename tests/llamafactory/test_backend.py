@@ -42,7 +42,13 @@ def stage(**settings):
         ({"dataset": "x"}, "settings.dataset: is set by PTL for each round; remove it"),
         ({"stage": "sft"}, "settings.stage: 'sft' cannot be used here; only pt"),
         ({"finetuning_type": "lora"}, "settings.finetuning_type: 'lora' cannot be used here"),
-        ({"learning_rate": 1e-5}, None),
+        ({"tokenized_path": "cache"}, "settings.tokenized_path: 'cache': a tokenised cache hides"),
+        ({"quantization_bit": 4}, "settings.quantization_bit: 4: a quantised model cannot"),
+        ({"push_to_hub": False, "learning_rate": 1e-5}, None),
+        (
+            {"seed": 1, "stage": "sft"},
+            "settings.seed: is set by PTL for each round; remove it\nsettings.stage: 'sft' cannot",
+        ),
     ],
 )
 def test_settings_that_ptl_decides_are_refused(settings, wrong):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ptl_plugins import slurm_job, slurm_launch
+from ptl_plugins import slurm_job, slurm_options
 from ptl_plugins.local_launch import NOTE
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.run_recipe import StageModel
@@ -152,7 +152,7 @@ def test_the_numbers_and_refused_options_of_the_page_are_the_codes():
     assert f"fail, for {slurm_job.POLL * slurm_job.MISSES / 60:.0f} minutes" in TEXT
     assert f"up to {slurm_job.CANCEL_WAIT / 60:.0f} minutes" in TEXT
     line = TEXT.split("is refused: ")[1].split(" and the like")[0]
-    assert set(re.findall("`([a-z-]+)`", line)) <= set(slurm_launch.OURS)
+    assert set(re.findall("`([a-z-]+)`", line)) <= set(slurm_options.OURS)
     assert all(f"`{name}`" in TEXT for name in (*slurm_job.PROGRAMS, slurm_launch.SCRIPT))
     assert slurm_launch.NOTE in TEXT
 
