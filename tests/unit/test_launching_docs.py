@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ptl_plugins import slurm_job, slurm_options
+from ptl_plugins import slurm_job, slurm_launch, slurm_options
 from ptl_plugins.local_launch import NOTE
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.run_recipe import StageModel
