@@ -2,8 +2,8 @@
 
 Draft 7 is what yaml-language-server, the engine of VS Code's YAML extension, reads. The schema
 is made from the models that check a recipe and says what they say, but for two things: it takes
-no quoted whole numbers and no other words for true and false, which the models convert; and it
-cannot know the names of plugins, which files there are, or an evaluator's own keys.
+no quoted numbers but amounts and no other words for true and false, which the models convert;
+and it cannot know the names of plugins, which files there are, or an evaluator's own keys.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def amount_pattern(digit: str) -> str:
     digits = f"{digit}(_?{digit})*"
     mantissa = rf"({digits}(\.({digits})?)?|\.{digits})"
     exponent = "([eE][+-]?[0-9](_?[0-9])*)?"
-    return rf"^\s*\+?{mantissa}{exponent}\s*[{''.join(UNITS)}]?\s*$"
+    space = r"[ \t\r\n\f\v]*"  # \s is more than float takes before a unit
+    return rf"^{space}\+?{mantissa}{exponent}{space}[{''.join(UNITS)}]?{space}$"
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ BAD = [
     phase(unit="neuron", amount=[5]), phase(unit="neuron", amount=True),
     phase(unit="neuron", amount="5x"), phase(unit="neuron", amount="-5"),
     phase(unit="neuron", amount="B"), phase(unit="neuron", amount=""),
+    phase(unit="neuron", amount="5\x1fB"),
     phase(unit="none", amount=3), phase(unit="none", amount="3"),
     phase(unit="none", criterion="l2"), phase(**PHASE, rounds=1001), phase(**PHASE, rate=1),
     run(recover={"backend": "llamafactory"}), run(recover=None), run(recover=["llamafactory"]),
@@ -223,7 +224,10 @@ def test_a_changed_recipe_fits_where_the_models_take_it_unconverted(document):
     assert VALIDATOR.is_valid(document) == read(document, strict=True)
 
 
-AMOUNTS = st.from_regex(r"\s?[+]?[0-9_]{0,4}\.?[0-9_]{0,3}([eE][+-]?[0-9_]{1,2})?\s?[KMBTk]?\s?")
+AMOUNTS = st.from_regex(
+    r"[ \t\n]?[+]?[0-9_]{0,4}\.?[0-9_]{0,3}([eE][+-]?[0-9_]{1,2})?[ \n]?[KMBTk]?[ \t]?",
+    fullmatch=True,
+)
 
 
 @given(AMOUNTS | st.text("019_.eE+KMBT \tinfa", max_size=6))
