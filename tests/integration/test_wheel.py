@@ -33,8 +33,9 @@ def test_every_module_is_in_the_wheel(wheel):
 
 
 def test_every_recipe_is_in_the_wheel(wheel):
-    recipes = {f"ptl_plugins/{p.relative_to(ROOT)}" for p in (ROOT / "recipes").rglob("*.yaml")}
-    assert recipes
+    files = (p for p in (ROOT / "recipes").rglob("*") if p.suffix in (".yaml", ".json"))
+    recipes = {f"ptl_plugins/{p.relative_to(ROOT)}" for p in files}
+    assert "ptl_plugins/recipes/schema.json" in recipes
     assert recipes <= set(wheel.namelist())
 
 
