@@ -6,6 +6,7 @@ bf16 keeps of every weight, so that a stage that ran is told from one that did n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -65,7 +66,7 @@ DEEDS: dict[str, Callable[[Header, bytearray], None]] = {
 
 def main(model: Path, out: Path, deed: str, seconds: float) -> None:
     """Write the "trained" checkpoint; the deed is done to its first file."""
-    print(f"fake training of {model}", flush=True)
+    _say(f"fake training of {model}")
     time.sleep(seconds)
     out.mkdir(parents=True)
     for number, path in enumerate(sorted(model.glob("*.safetensors"))):
@@ -78,7 +79,13 @@ def main(model: Path, out: Path, deed: str, seconds: float) -> None:
     if index.exists():
         (out / index.name).write_bytes(index.read_bytes())
     (out / "config.json").write_bytes((model / "config.json").read_bytes())
-    print("fake training done", flush=True)
+    _say("fake training done")
+
+
+def _say(line: str) -> None:
+    """Print a line; a killed run no longer reads it, which does not end this program."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def _widened(file: bytes) -> tuple[Header, bytearray]:
