@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +11,13 @@ from typing import Any
 import yaml
 
 from ptl_plugins.errors import did_you_mean
+from ptl_plugins.framework_question import NoAnswerError, ask
 from ptl_plugins.stage_check import NotCheckedError
-from ptl_plugins.termination import terminating
 
 PROGRAM = Path(__file__).with_name("settings_program.py")
 TIMEOUT = 120.0
 """Seconds; importing LLaMA-Factory takes about six on two idle cores."""
-LAST_LINES = 5
-ALONE = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "LLAMAFACTORY_VERBOSITY": "ERROR",
-    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-}
-"""One process, on the CPU, without a network and without PTL's own door."""
-LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_",
-            "TORCHELASTIC_", "OMPI_", "PMI_", "MV2_")  # fmt: skip
-"""Beginnings of variables that would make it wait for other processes."""
+QUIET = {"LLAMAFACTORY_VERBOSITY": "ERROR"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,28 +47,11 @@ def check_settings(python: str, keys: Mapping[str, Any]) -> str | None:
 @functools.lru_cache
 def ask_parser(python: str, text: str) -> Answer:
     """Run the program once per interpreter and yaml."""
-    command = [python, "-c", PROGRAM.read_text(encoding="utf-8")]
+    words = (python, "-c", PROGRAM.read_text(encoding="utf-8"))
     try:
-        with terminating():  # so that the program never outlives this process
-            done = subprocess.run(
-                command,
-                input=text,
-                env=_environment(),
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=TIMEOUT,
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
-        return _failed(f"{python} took more than {TIMEOUT:g} s; is LLaMA-Factory usable there?")
-    except OSError as error:
-        return _failed(f"{python} cannot be started ({error.strerror})")
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        last = " | ".join(done.stderr.strip().splitlines()[-LAST_LINES:])
-        return _failed(f"{python} ended with {done.returncode}: {last}")
+        answer = ask(words, text, framework="LLaMA-Factory", timeout=TIMEOUT, environment=QUIET)
+    except NoAnswerError as error:
+        return _failed(str(error))
     return Answer(lines=tuple(_line(*row) for row in answer["problems"]), found=answer["found"])
 
 
@@ -95,8 +62,3 @@ def _failed(why: str) -> Answer:
 def _line(key: str, text: str, value: str, candidates: list[str]) -> str:
     place = f"settings.{key}" if key else "settings"
     return f"{place}: {text}{did_you_mean(value, candidates)}"
-
-
-def _environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHED)}
-    return {**kept, **ALONE}

@@ -59,7 +59,7 @@ def read_all_texts(
     """
     where = f"data '{data}'"
     form = _Form(where, column, template)
-    texts = [text for text in map(form.text, _rows(data, split)) if text.strip()]
+    texts = [text for text in map(form.text, read_rows(data, split)) if text.strip()]
     if not texts:
         raise PTLError(f"{where}: holds no text; give other data")
     return texts
@@ -110,7 +110,12 @@ def _plain(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _rows(data: str, split: str) -> Iterable[Mapping[str, Any]]:
+def read_rows(data: str, split: str = "train") -> Iterable[Mapping[str, Any]]:
+    """Return the rows of `data`, as `read_texts` finds it, with all their columns.
+
+    Raises:
+        PTLError: there is no such data, or it cannot be read.
+    """
     path = Path(data).expanduser()
     if not path.exists():
         if path.suffix in SUFFIXES or data.startswith((".", "/", "~")):
