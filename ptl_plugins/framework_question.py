@@ -40,23 +40,47 @@ def ask(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Run a program with `text` as its stdin and return the JSON object that it prints.
+    """Run a program and return the JSON object that it prints; arguments as of `run_alone`.
+
+    Raises:
+        NoAnswerError: it cannot be started, took too long, or printed no JSON.
+    """
+    done = run_alone(
+        words, text, framework=framework, timeout=timeout, environment=environment, folder=folder
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        last = " | ".join(done.stderr.strip().splitlines()[-LAST_LINES:])
+        raise NoAnswerError(f"{words[0]} ended with {done.returncode}: {last}") from None
+    return answer
+
+
+def run_alone(
+    words: Sequence[str],
+    text: str = "",
+    *,
+    framework: str,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in one process on the CPU.
 
     Args:
         words: the interpreter first.
-        text: its input.
+        text: its stdin.
         framework: a name for the message of a time-out.
         timeout: seconds.
         environment: variables beside those of `ALONE`.
         folder: where it works.
 
     Raises:
-        NoAnswerError: it cannot be started, took too long, or printed no JSON.
+        NoAnswerError: it cannot be started, or took too long.
     """
-    python = words[0]
     try:
         with terminating():  # so that the program never outlives this process
-            done = subprocess.run(
+            return subprocess.run(
                 words,
                 input=text,
                 env={**_environment(), **(environment or {})},
@@ -68,17 +92,10 @@ def ask(
                 check=False,
             )
     except subprocess.TimeoutExpired:
-        raise NoAnswerError(
-            f"{python} took more than {timeout:g} s; is {framework} usable there?"
-        ) from None
+        why = f"took more than {timeout:g} s; is {framework} usable there?"
     except OSError as error:
-        raise NoAnswerError(f"{python} cannot be started ({error.strerror})") from error
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        last = " | ".join(done.stderr.strip().splitlines()[-LAST_LINES:])
-        raise NoAnswerError(f"{python} ended with {done.returncode}: {last}") from None
-    return answer
+        why = f"cannot be started ({error.strerror})"
+    raise NoAnswerError(f"{words[0]} {why}")
 
 
 def _environment() -> dict[str, str]:

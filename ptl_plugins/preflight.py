@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.families import Family, find_family
 from ptl_plugins.geometry import Geometry, geometry
-from ptl_plugins.model_config import read_config
+from ptl_plugins.model_config import config_path, read_config
 from ptl_plugins.registry import Registry
 from ptl_plugins.schedule import PlannedRound, plan_rounds
+from ptl_plugins.stage_types import ModelChecker, StageModel
 from ptl_plugins.types import Recipe
 
 
@@ -28,7 +31,7 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
 
     Raises:
         RecipeError: the model cannot be found or is of no known family, or a round cannot be
-            reached; the line names the file and the key.
+            reached, or a stage's backend refuses a shape; the line names the file and the key.
     """
     where = recipe.source
     key = "model" if recipe.data else "model_name_or_path"
@@ -55,4 +58,21 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
         )
     except PTLError as error:
         raise RecipeError(f"{where}: {section}schedule: {error}") from error
-    return Plan(recipe=recipe, family=family, original=original, rounds=rounds)
+    plan = Plan(recipe=recipe, family=family, original=original, rounds=rounds)
+    _require_stages_fit(plan, config, registry)
+    return plan
+
+
+def _require_stages_fit(plan: Plan, config: Mapping[str, Any], registry: Registry) -> None:
+    """Let the backends look at the shapes that they will be given."""
+    recipe, problems = plan.recipe, []
+    planned = (each.geometry for each in plan.rounds)
+    shapes = tuple(dict.fromkeys(shape for shape in planned if shape)) or (plan.original,)
+    model = StageModel(config=config, folder=config_path(recipe.model).parent, shapes=shapes)
+    for index, stage in enumerate(recipe.stages):
+        backend = registry.backends.get(stage.backend)
+        if isinstance(backend, ModelChecker):
+            found = backend.check_model(stage, model) or ""
+            problems += [f"{recipe.source}: recover.{index}.{line}" for line in found.splitlines()]
+    if problems:
+        raise RecipeError("\n".join(problems))

@@ -11,6 +11,7 @@ from ptl_plugins.recovered import take_recovered
 from ptl_plugins.run_folder import MODEL
 from ptl_plugins.stage_types import Backend, Command, CommandResult, StageJob, StageSpec
 from ptl_plugins.step_answer import answer
+from ptl_plugins.training_steps import note_steps
 from ptl_plugins.types import RoundContext
 
 DONE = "done.json"
@@ -54,6 +55,8 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
             _write_files(job, folder)
     if not trained:
         _run_program(ctx, stage, job, folder)
+        if job.steps is not None:
+            note_steps(ctx.run, job.steps, round_index=ctx.spec.index, stage=index)
     with ctx.log.timed("collect"):
         _take(backend, job, model, out)
         write_json(folder / DONE, {"backend": stage.backend})

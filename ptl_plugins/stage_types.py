@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from ptl_plugins.geometry import Geometry
     from ptl_plugins.types import RoundContext
 
 
@@ -68,6 +69,20 @@ class StageJob:
     command: Command
     result: Path
     """The folder that the program writes its checkpoint to."""
+    steps: Path | None = None
+    """A file with a JSON object per training step, which become the run's events."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageModel:
+    """What a run's plan knows of the models that its stages train."""
+
+    config: Mapping[str, Any]
+    """The original's `config.json`."""
+    folder: Path
+    """Where that lies; of a model of the hub there may be nothing beside it."""
+    shapes: tuple[Geometry, ...]
+    """Every shape that a round leaves, as far as it is known before the scores."""
 
 
 class Backend(Protocol):
@@ -104,6 +119,15 @@ class Backend(Protocol):
         Raises:
             StageError: the program left nothing that can be used.
         """
+        ...
+
+
+@runtime_checkable
+class ModelChecker(Protocol):
+    """A backend that can tell from a config that its program would refuse a model."""
+
+    def check_model(self, stage: StageSpec, model: StageModel) -> str | None:
+        """Return what is wrong, a line per problem as from `check`, or None; import nothing."""
         ...
 
 

@@ -1,9 +1,19 @@
-"""What a GRPO stage is given, beside its settings: files, model, machines, seed."""
+"""What a GRPO stage is given beside its settings, and the checks that both backends share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.types import RoundContext
+from verl_ext.grpo_settings import GrpoStageModel, template_path
+
+REWARD = Path(__file__).with_name("reward.py")
+STEPS = "steps.jsonl"
+"""In a stage's folder: a line per step."""
+SAVED = "saved"
+"""In a stage's folder: what the framework saves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,19 +22,92 @@ class StageFacts:
 
     model: Path
     """The pruned checkpoint that is trained."""
-    train: Path
-    """The round's part of the problems, in the framework's form (jsonl)."""
-    validation: Path
-    """A few problems: EasyR1 validates at the end whatever is asked."""
+    folder: Path
+    """The stage's own: nothing of another stage is ever in it."""
     reward_file: Path
     reward_function: str
     prompt: Path
     """The prompt's template."""
     chat_template: Path | None
-    saved: Path
-    """Where the framework saves: of this stage alone, so that it never finds an old shape."""
-    steps: Path
-    """Where a line per step goes."""
     processes: int
     """GPUs of each machine."""
     seed: int
+
+    @property
+    def train(self) -> Path:
+        """The round's part of the problems."""
+        return self.folder / "data" / "train.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """A few problems of it: EasyR1 validates at the end whatever is asked."""
+        return self.folder / "data" / "validation.jsonl"
+
+    @property
+    def saved(self) -> Path:
+        """Where the framework saves, so that it never finds an older shape."""
+        return self.folder / SAVED
+
+    @property
+    def steps(self) -> Path:
+        """Where a line per step goes."""
+        return self.folder / STEPS
+
+    @property
+    def profile_file(self) -> Path:
+        """The texts that the live actor is profiled on."""
+        return self.folder / "data" / "profile.json"
+
+    def profiled(self, moment: str) -> Path:
+        """Return where the activations go, `before` or `after` the training."""
+        return self.folder / f"profile_{moment}.safetensors"
+
+
+def stage_facts(
+    ctx: RoundContext,
+    stage: StageSpec,
+    settings: GrpoStageModel,
+    model: Path,
+    folder: Path,
+    *,
+    reward_function: str,
+) -> StageFacts:
+    """Return the facts of a stage of a round.
+
+    Args:
+        ctx: the round.
+        stage: how it is launched.
+        settings: the stage's, checked.
+        model: the checkpoint that is trained.
+        folder: the stage's.
+        reward_function: of PTL's own reward, where the user gives none.
+    """
+    folder, own = folder.resolve(), settings.reward.file
+    chat = settings.chat_template
+    return StageFacts(
+        model=model.resolve(),
+        folder=folder,
+        reward_file=Path(own).expanduser().resolve() if own else folder / REWARD.name,
+        reward_function=settings.reward.function or reward_function,
+        prompt=template_path(settings.prompt).resolve(),
+        chat_template=template_path(chat).resolve() if chat else None,
+        processes=stage.launch.processes,
+        seed=ctx.recipe.seed + ctx.spec.index,
+    )
+
+
+def file_problems(settings: GrpoStageModel) -> list[str]:
+    """Return a line for each file of the settings that is not there."""
+    named = {
+        "prompt": template_path(settings.prompt),
+        "chat_template": settings.chat_template and template_path(settings.chat_template),
+        "reward.file": settings.reward.file and Path(settings.reward.file).expanduser(),
+    }
+    packaged = sorted(path.stem for path in REWARD.with_name("templates").glob("*.jinja"))
+    allowed = {"reward.file": "give a Python file"}
+    return [
+        f"settings.{key}: '{path}' is no file; "
+        f"{allowed.get(key, 'give a jinja file, or one of ' + ', '.join(packaged))}"
+        for key, path in named.items()
+        if path and not Path(path).is_file()
+    ]

@@ -1,0 +1,18 @@
+"""The plugin `verl`: recovery by GRPO in `ptl run`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ptl_plugins import hookimpl
+
+if TYPE_CHECKING:
+    from ptl_plugins.registry import Registry
+
+
+@hookimpl
+def ptl_register(registry: Registry) -> None:
+    """Add the backends."""
+    from verl_ext.verl_backend import Verl
+
+    registry.backends.add("verl", Verl())
