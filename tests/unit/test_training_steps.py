@@ -10,7 +10,7 @@ from ptl_plugins.training_steps import note_steps
 
 @pytest.fixture
 def run(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run", writes=True)
     folder.path.mkdir()
     return folder
 

@@ -1,0 +1,93 @@
+"""Problems: equal parts that do not overlap, in each framework's form."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptl_plugins.errors import PTLError
+from verl_ext.grpo_settings import ProblemsModel
+from verl_ext.problems import Problem, easyr1_rows, round_problems, verl_rows
+
+
+def write(path, number, **more):
+    rows = [{"problem": f"What is {i} + 1?", "answer": i + 1, **more} for i in range(number)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def parts(path, number, seed=0):
+    spec = ProblemsModel(path=str(path))
+    return [
+        round_problems(spec, round_index=index + 1, num_rounds=number, seed=seed)
+        for index in range(number)
+    ]
+
+
+@given(number=st.integers(1, 7), seed=st.integers(0, 5))
+def test_the_parts_are_equal_and_share_no_problem(tmp_path_factory, number, seed):
+    path = tmp_path_factory.getbasetemp() / "forty.jsonl"
+    if not path.exists():
+        write(path, 40)
+    found = parts(path, number, seed)
+    assert {len(part) for part in found} == {40 // number}
+    questions = [problem.question for part in found for problem in part]
+    assert len(set(questions)) == len(questions)
+
+
+def test_the_seed_decides_the_parts(tmp_path):
+    path = write(tmp_path / "p.jsonl", 40)
+    assert parts(path, 2, seed=0) == parts(path, 2, seed=0)
+    assert parts(path, 2, seed=0) != parts(path, 2, seed=1)
+
+
+def test_numbers_are_answers_and_rows_without_one_are_left_out(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"problem": "a?", "answer": 3}\n{"problem": "b?", "answer": null}\n')
+    assert parts(path, 1) == [(Problem(question="a?", answer="3"),)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"question": "prompt"}, "has no column 'prompt'; it has problem, answer; name one"),
+        ({"answer": "solution"}, "as settings.problems.answer"),
+    ],
+)
+def test_a_column_that_is_not_there_is_one_line(tmp_path, keys, line):
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 3)), **keys)
+    with pytest.raises(PTLError, match=line):
+        round_problems(spec, round_index=1, num_rounds=1, seed=0)
+
+
+def test_fewer_problems_than_rounds_are_refused(tmp_path):
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 2)))
+    with pytest.raises(PTLError, match="2 documents for 3 rounds"):
+        round_problems(spec, round_index=1, num_rounds=3, seed=0)
+
+
+def test_verls_rows_hold_the_rendered_prompt_and_the_answer(tmp_path):
+    template = tmp_path / "t.jinja"
+    template.write_text("Q: {{ content | trim }} Think.\n")
+    (row,) = map(
+        json.loads, verl_rows([Problem(question=" 1+1? ", answer="2")], template).splitlines()
+    )
+    assert row["prompt"] == [{"role": "user", "content": "Q: 1+1? Think."}]
+    assert row["reward_model"] == {"style": "rule", "ground_truth": "2"}
+
+
+def test_easyr1s_rows_are_plain(tmp_path):
+    assert json.loads(easyr1_rows([Problem(question="q", answer="2")])) == {
+        "problem": "q",
+        "answer": "2",
+    }
+
+
+def test_a_template_that_is_none_is_one_line(tmp_path):
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ content")
+    with pytest.raises(PTLError, match=r"t\.jinja: is no jinja template"):
+        verl_rows([Problem(question="q", answer="2")], template)

@@ -1,0 +1,50 @@
+"""What of verl's metrics a step's line holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "reward": ("critic/rewards/mean",),
+    "reward_min": ("critic/rewards/min",),
+    "reward_max": ("critic/rewards/max",),
+    "accuracy": ("critic/acc/mean", "reward/acc"),
+    "kl": ("actor/kl_loss", "kl_loss", "actor/reward_kl_penalty"),
+    "policy_kl": ("actor/ppo_kl",),
+    "clip_fraction": ("actor/pg_clipfrac",),
+    "entropy": ("actor/entropy", "actor/entropy_loss"),
+    "gradient_norm": ("actor/grad_norm",),
+    "learning_rate": ("actor/lr",),
+    "response_length": ("response_length/mean",),
+    "response_cut": ("response_length/clip_ratio",),
+    "seconds": ("timing_s/step",),
+}
+"""Our field, and the names that verl may have for it; the first that it has is taken."""
+
+
+def step_line(step: int, metrics: Mapping[str, Any]) -> str:
+    """Return one line of JSON; what verl did not measure, or no number, is null."""
+    facts: dict[str, Any] = {"step": step}
+    for field, names in FIELDS.items():
+        values = (_number(metrics[name]) for name in names if name in metrics)
+        facts[field] = next(values, None)
+    return json.dumps(facts) + "\n"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line in one write, so that a killed process leaves whole ones but the last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(line)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

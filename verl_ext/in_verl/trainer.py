@@ -1,0 +1,64 @@
+"""The trainer `ptl_sync`: verl's synchronous one, which notes its steps and profiles its actor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from verl_ext.in_verl.profile_texts import read_sequences
+from verl_ext.in_verl.step_metrics import append_line, step_line
+from verl_ext.in_verl.worker import ProfilingWorker
+
+NAME = "ptl_sync"
+ACTORS = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
+
+
+@register_trainer(NAME)
+class PTLTrainer(PPOTrainerSync):
+    """Reads `ptl.*` of the config: `steps_file`, `profile_file`, `profile_before`, `_after`."""
+
+    def __init__(self, config: DictConfig) -> None:
+        with open_dict(config):
+            # verl tells its modes by name, and treats any but "sync" as an asynchronous one
+            config.trainer.v1.trainer_mode = "sync"
+        self._ptl = OmegaConf.to_container(config.get("ptl") or OmegaConf.create({}))
+        super().__init__(config)
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        if "profile_file" in self._ptl:
+            for role in self.role_worker_mapping.keys() & set(ACTORS):
+                self.role_worker_mapping[role] = ray.remote(ProfilingWorker)
+
+    def on_init_end(self) -> None:
+        """Profile the actor before the first step, if asked."""
+        super().on_init_end()
+        self._profile("before")
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Train, then profile; verl's `on_train_end` is not reached when the steps are done."""
+        super().fit(agent_loop_manager)
+        self._profile("after")
+
+    def _compute_metrics(
+        self, batch: Any, metrics: dict[str, Any], timing_raw: Any, **place: Any
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, **place)
+        if path := self._ptl.get("steps_file"):
+            append_line(Path(path), step_line(self.global_steps, metrics))
+
+    def _profile(self, moment: str) -> None:
+        if path := self._ptl.get(f"profile_{moment}"):
+            sequences = read_sequences(
+                Path(self._ptl["profile_file"]),
+                self.tokenizer,
+                max_length=self.config.data.max_prompt_length
+                + self.config.data.max_response_length,
+            )
+            self.actor_rollout_wg.ptl_profile(sequences, str(path))
