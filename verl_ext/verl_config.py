@@ -17,6 +17,8 @@ TRAINER = "ptl_sync"
 ONLY_AT_THE_END = 10**9
 """verl saves every so many steps, and at the last one if this is positive."""
 
+FP32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+
 Keys = dict[str, Any]
 
 REMEDIES: Mapping[str, str] = {
@@ -185,6 +187,8 @@ def cpu_keys(processes: int) -> Keys:
         f"{ACTOR}.use_torch_compile": False,
         f"{ACTOR}.fsdp_config.use_torch_compile": False,
         f"{ACTOR}.fsdp_config.dtype": "float32",
+        f"+{ACTOR}.fsdp_config.mixed_precision": FP32,
+        f"+{REF}.fsdp_config.mixed_precision": FP32,
         f"{MODEL}.use_remove_padding": False,
         f"+{MODEL}.override_config.attn_implementation": "sdpa",
         f"{ROLLOUT}.free_cache_engine": False,
@@ -194,6 +198,10 @@ def cpu_keys(processes: int) -> Keys:
         "+ray_kwargs.ray_init.include_dashboard": False,
         "+ray_kwargs.ray_init.object_store_memory": 200_000_000,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+        # a process each, which take longer to start than they save on a few cores
+        f"{ROLLOUT}.agent.num_workers": 1,
+        "reward.num_workers": 1,
+        "data.dataloader_num_workers": 0,
     }
 
 

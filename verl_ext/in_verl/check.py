@@ -47,10 +47,9 @@ def find_problems(overrides: Sequence[str], rollout: str) -> Mapping[str, Any]:
 
 def _wrong_verl(version: str) -> Iterator[str]:
     if importlib.util.find_spec("verl.trainer.main_ppo") is None:
-        kind = (
-            "EasyR1" if importlib.util.find_spec("verl.trainer.main") else "no verl that is known"
-        )
-        yield f"backend: what is called verl in {sys.executable} is {kind}; use backend easyr1"
+        easyr1 = importlib.util.find_spec("verl.trainer.main") is not None
+        kind = "EasyR1; use backend easyr1" if easyr1 else "not verl; name another interpreter"
+        yield f"python: what is called verl in {sys.executable} is {kind}"
     elif not version.startswith(SUPPORTED):
         yield f"settings: verl {version} in {sys.executable}; {SUPPORTED}x is supported"
 

@@ -47,7 +47,7 @@ def _patch_process_group() -> None:
 
 
 def _patch_offload() -> None:
-    """Keep verl 0.9.1 from pinning the reference model's memory, which needs an accelerator (torch 2.11)."""
+    """Keep verl 0.9.1 from pinning the reference's memory: torch 2.11 needs an accelerator."""
     if fsdp.CPUOffloadPolicy is not UnpinnedOffload:
         fsdp.CPUOffloadPolicy = UnpinnedOffload  # type: ignore[misc]
 

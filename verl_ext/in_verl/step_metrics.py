@@ -12,15 +12,15 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "reward": ("critic/rewards/mean",),
     "reward_min": ("critic/rewards/min",),
     "reward_max": ("critic/rewards/max",),
-    "accuracy": ("critic/acc/mean", "reward/acc"),
-    "kl": ("actor/kl_loss", "kl_loss", "actor/reward_kl_penalty"),
+    "kl": ("actor/kl_loss",),
     "policy_kl": ("actor/ppo_kl",),
     "clip_fraction": ("actor/pg_clipfrac",),
-    "entropy": ("actor/entropy", "actor/entropy_loss"),
+    "entropy": ("actor/entropy",),
     "gradient_norm": ("actor/grad_norm",),
     "learning_rate": ("actor/lr",),
     "response_length": ("response_length/mean",),
     "response_cut": ("response_length/clip_ratio",),
+    "rollout_correlation": ("training/rollout_actor_probs_pearson_corr",),
     "seconds": ("timing_s/step",),
 }
 """Our field, and the names that verl may have for it; the first that it has is taken."""
