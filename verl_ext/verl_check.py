@@ -76,4 +76,4 @@ def _ask(python: str, question: str, rollout: str) -> Mapping[str, Any]:
 
 
 def _placed(line: str) -> str:
-    return line if line.startswith("settings") else f"settings.config: {line}"
+    return line if line.startswith(("settings", "python")) else f"settings.config: {line}"
