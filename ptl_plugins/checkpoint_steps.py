@@ -53,7 +53,7 @@ def ptl_prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject |
     from ptl_plugins.checkpoint_surgery import prune_checkpoint
     from ptl_plugins.side_files import side_files
 
-    out = ctx.folder / (PRUNED if ctx.recipe.stages else MODEL)
+    out = ctx.folder / (PRUNED if ctx.stages else MODEL)
     if not _is_there(out):
         refit = plan.removed_neurons and ctx.recipe.refit == "ridge"
         prune_checkpoint(
@@ -76,7 +76,7 @@ def ptl_recover(ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subjec
         return None
     from ptl_plugins.stage_run import run_stage
 
-    index = next(i for i, other in enumerate(ctx.recipe.stages) if other is stage)
+    index = next(i for i, other in enumerate(ctx.stages) if other is stage)
     return dataclasses.replace(subject, path=run_stage(ctx, index, subject.path))
 
 

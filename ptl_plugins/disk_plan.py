@@ -133,7 +133,7 @@ def _round_bytes(
     recipe: Recipe, sizes: ModelSizes, planned: PlannedRound, before: Geometry, part: int
 ) -> _RoundBytes:
     """Work out a round that makes `planned` of the shape `before`."""
-    spec, stages = planned.spec, recipe.stages
+    spec, stages = planned.spec, recipe.stages_in(planned.spec.index)
     shape = planned.geometry or before
     model, neurons_go = sizes.stored(shape), any(cut.unit == "neuron" for cut in spec.cuts)
     measured = (scores(before) * (2 if recipe.protect else 1) + 2 * indices(before)) * len(

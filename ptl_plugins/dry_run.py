@@ -73,12 +73,12 @@ def _round(ctx: RoundContext, planned: PlannedRound, model: Path) -> Iterator[st
     yield f"round {ctx.spec.index} of {len(ctx.recipe.rounds)}: {_cuts(ctx.spec)} -> {shape}"
     if ctx.spec.cuts:
         yield from _choice(ctx, model)
-        pruned = ctx.folder / (PRUNED if ctx.recipe.stages else MODEL)
+        pruned = ctx.folder / (PRUNED if ctx.stages else MODEL)
         yield from _cut(ctx, model, pruned)
         model = pruned
         if ctx.recipe.evaluation.before_recovery:
             yield from _evaluation(ctx, model)
-    for index in range(len(ctx.recipe.stages)):
+    for index in range(len(ctx.stages)):
         yield from _stage(ctx, index, model)
         model = stage_model(ctx, index)
     yield from _last_lines(ctx, model)
@@ -114,7 +114,7 @@ def _cut(ctx: RoundContext, model: Path, pruned: Path) -> Iterator[str]:
 
 
 def _stage(ctx: RoundContext, index: int, model: Path) -> Iterator[str]:
-    stage, folder = ctx.recipe.stages[index], stage_folder(ctx, index)
+    stage, folder = ctx.stages[index], stage_folder(ctx, index)
     yield _line(f"stage {index}", f"{stage.backend}, on {model}")
     if (folder / DONE).exists():
         yield _line("kept", f"{stage_model(ctx, index)}, which an earlier try finished")
@@ -172,7 +172,7 @@ def _evaluation(ctx: RoundContext, model: Path) -> Iterator[str]:
 
 def _deleted(ctx: RoundContext) -> Iterator[str]:
     """Tell what goes once the round is recorded, beside what its stages saved."""
-    keep, stages = ctx.recipe.keep, ctx.recipe.stages
+    keep, stages = ctx.recipe.keep, ctx.stages
     if stages and not keep.intermediate:
         between = [stage_model(ctx, index) for index in range(len(stages) - 1)]
         cut = [ctx.folder / PRUNED] if ctx.spec.cuts else []

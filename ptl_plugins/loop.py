@@ -69,7 +69,7 @@ def prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject:
 
 def recover(ctx: RoundContext, subject: Subject) -> Subject:
     """Run the recovery stages one after the other."""
-    for stage in ctx.recipe.stages:
+    for stage in ctx.stages:
         with ctx.log.timed("recover"):
             recovered = ctx.hooks.ptl_recover(ctx=ctx, stage=stage, subject=subject)
         subject = answer(recovered, "ptl_recover")

@@ -64,8 +64,10 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
 
 
 def _require_stages_fit(plan: Plan, config: Mapping[str, Any], registry: Registry) -> None:
-    """Let the backends look at the shapes that they will be given."""
+    """Let the backends of `ptl run` look at the shapes that they will be given."""
     recipe, problems = plan.recipe, []
+    if recipe.data is None:  # a framework's own door, which no backend is asked for
+        return
     planned = (each.geometry for each in plan.rounds)
     shapes = tuple(dict.fromkeys(shape for shape in planned if shape)) or (plan.original,)
     model = StageModel(config=config, folder=config_path(recipe.model).parent, shapes=shapes)

@@ -154,6 +154,8 @@ def recipe_keys(recipe: Recipe) -> dict[str, Any]:
         del keys[place]
     for stage in keys["stages"]:
         stage["launch"] = {"processes": stage["launch"]["processes"]}
+        if stage["rounds"] is None:  # as before stages could be of some rounds alone
+            del stage["rounds"]
     return json.loads(json.dumps(keys, default=str))  # type: ignore[no-any-return]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +15,10 @@ from ptl_plugins.recipe_errors import explain
 from ptl_plugins.recipe_models import STRICT, SectionModel
 from ptl_plugins.registry import Catalogue, Registry
 from ptl_plugins.stage_types import LaunchSpec, StageSpec
-from ptl_plugins.types import DataSpec, KeepSpec, Recipe
+from ptl_plugins.types import DataSpec, KeepSpec, Recipe, RoundSpec
 
 DEFAULT_SEED = 42
+Round = Annotated[int, pydantic.Field(ge=1)]
 
 
 class DataModel(pydantic.BaseModel):
@@ -61,6 +62,8 @@ class StageModel(pydantic.BaseModel):
     """The interpreter of the framework's environment; unset, it is PTL's own."""
     launch: LaunchModel = LaunchModel()
     """How the stage's program is started."""
+    rounds: Annotated[list[Round], pydantic.Field(min_length=2, max_length=2)] | None = None
+    """The first and the last round that have the stage, such as [1, 5]; unset, all have it."""
     settings: Mapping[str, Any] = {}
     """The framework's own keys, verbatim; those that PTL sets for each round are refused."""
 
@@ -115,6 +118,8 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
     if problems:
         raise _refused(source, problems)
     section = resolve(model)
+    if problems := _round_problems(model, section.rounds):
+        raise _refused(source, problems)
     return Recipe(
         source=source.path,
         model=model.model,
@@ -143,6 +148,26 @@ def _idle_phases(model: RunModel) -> list[str]:
     return [f"schedule.{index}: {remedy}" for index, phase in phases if phase.unit == "none"]
 
 
+def _round_problems(model: RunModel, rounds: Sequence[RoundSpec]) -> list[str]:
+    """Return stages of rounds that there are not, and rounds that nothing is done in."""
+    problems = []
+    for index, stage in enumerate(model.recover):
+        first, last = stage.rounds or (1, len(rounds))
+        if not first <= last <= len(rounds):
+            problems.append(
+                f"recover.{index}.rounds: [{first}, {last}] is no first and last of the schedule's "
+                f"{len(rounds)} rounds"
+            )
+    stages = [_stage(stage) for stage in model.recover]
+    idle = (
+        f"schedule: round {spec.index} cuts nothing and has no stage in 'recover'; give one its "
+        "round, or remove the round"
+        for spec in rounds
+        if not spec.cuts and not any(stage.is_in(spec.index) for stage in stages)
+    )
+    return problems or list(idle)
+
+
 def _refused(source: RecipeSource, lines: list[str]) -> RecipeError:
     return RecipeError("\n".join(f"{source.path}: {line.lstrip('.')}" for line in lines))
 
@@ -153,6 +178,7 @@ def _stage(stage: StageModel) -> StageSpec:
         settings=dict(stage.settings),
         python=stage.python,
         launch=LaunchSpec(**stage.launch.model_dump()),
+        rounds=(stage.rounds[0], stage.rounds[1]) if stage.rounds else None,
     )
 
 

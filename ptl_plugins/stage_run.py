@@ -28,7 +28,7 @@ def stage_folder(ctx: RoundContext, index: int) -> Path:
 
 def stage_model(ctx: RoundContext, index: int) -> Path:
     """Return where the stage's model goes: that of the last stage is the round's."""
-    last = index == len(ctx.recipe.stages) - 1
+    last = index == len(ctx.stages) - 1
     return ctx.folder / MODEL if last else stage_folder(ctx, index) / MODEL
 
 
@@ -44,7 +44,7 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
     folder, out = stage_folder(ctx, index), stage_model(ctx, index)
     if (folder / DONE).exists():
         return out
-    stage = ctx.recipe.stages[index]
+    stage = ctx.stages[index]
     backend = ctx.registry.backends.get(stage.backend)
     with ctx.log.timed("stage files"):
         job = backend.job(ctx, stage, model, folder)

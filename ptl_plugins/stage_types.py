@@ -34,6 +34,12 @@ class StageSpec:
     python: str | None = None
     """The interpreter of the framework; None: the one that PTL runs in."""
     launch: LaunchSpec = field(default_factory=LaunchSpec)
+    rounds: tuple[int, int] | None = None
+    """The first and the last round that have it, counted from 1; None: all."""
+
+    def is_in(self, round_index: int) -> bool:
+        """Return whether a round has the stage."""
+        return self.rounds is None or self.rounds[0] <= round_index <= self.rounds[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +54,12 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables beside those that PTL runs with."""
     launch: LaunchSpec = field(default_factory=LaunchSpec)
+    rounds: tuple[int, int] | None = None
+    """The first and the last round that have it, counted from 1; None: all."""
+
+    def is_in(self, round_index: int) -> bool:
+        """Return whether a round has the stage."""
+        return self.rounds is None or self.rounds[0] <= round_index <= self.rounds[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

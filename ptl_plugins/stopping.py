@@ -47,7 +47,7 @@ class _Place:
 
     @hookimpl(tryfirst=True)
     def ptl_recover(self, ctx: RoundContext, stage: StageSpec) -> None:
-        stages = ctx.recipe.stages
+        stages = ctx.stages
         self._note(ctx, "recover", stage=next(i for i, s in enumerate(stages) if s is stage))
 
     @hookimpl(tryfirst=True)

@@ -134,6 +134,10 @@ class Recipe:
     """The corpus, where PTL itself reads it; None: the training framework does."""
     keep: KeepSpec = field(default_factory=KeepSpec)
 
+    def stages_in(self, round_index: int) -> tuple[StageSpec, ...]:
+        """Return the recovery stages of a round, in order."""
+        return tuple(stage for stage in self.stages if stage.is_in(round_index))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
@@ -283,6 +287,11 @@ class RoundContext:
     def folder(self) -> Path:
         """The round's folder, `round_NN`."""
         return self.run.round_folder(self.spec.index)
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The round's recovery stages; their folders count from 0."""
+        return self.recipe.stages_in(self.spec.index)
 
     def __repr__(self) -> str:
         return f"RoundContext({self.recipe.source.name}, round {self.spec.index})"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ptl_plugins.errors import PTLError
 from ptl_plugins.parts import cut_documents
+from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.text_data import read_rows
+from ptl_plugins.types import RoundContext
 from verl_ext.grpo_settings import ProblemsModel
 
 NUM_VALIDATION = 8
@@ -25,6 +27,21 @@ class Problem:
 
     question: str
     answer: str
+
+
+def stage_problems(ctx: RoundContext, stage: StageSpec, spec: ProblemsModel) -> tuple[Problem, ...]:
+    """Return the problems of a stage's round: there are as many parts as rounds that have it.
+
+    Raises:
+        PTLError: as from `round_problems`.
+    """
+    first, last = stage.rounds or (1, len(ctx.recipe.rounds))
+    return round_problems(
+        spec,
+        round_index=ctx.spec.index - first + 1,
+        num_rounds=last - first + 1,
+        seed=ctx.recipe.seed,
+    )
 
 
 def round_problems(

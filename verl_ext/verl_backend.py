@@ -14,7 +14,7 @@ from ptl_plugins.types import RoundContext
 from verl_ext.grpo_settings import VerlModel, read_settings, template_path
 from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, stage_facts
 from verl_ext.hydra_overrides import override
-from verl_ext.problems import NUM_VALIDATION, round_problems, verl_rows
+from verl_ext.problems import NUM_VALIDATION, stage_problems, verl_rows
 from verl_ext.ray_cluster import ray_environment, running_cluster_problem
 from verl_ext.reward_check import reward_problem
 from verl_ext.rollout_shape import shape_problems
@@ -68,7 +68,7 @@ class Verl:
         settings = _settings(stage)
         facts = stage_facts(ctx, stage, settings, model, folder, reward_function=REWARD_FUNCTION)
         return StageJob(
-            files={**_data_files(ctx, settings, facts), **_code_files(facts)},
+            files={**_data_files(ctx, stage, settings, facts), **_code_files(facts)},
             command=_command(stage, settings, facts),
             result=facts.saved,
             steps=facts.steps,
@@ -116,13 +116,10 @@ def _example_facts(stage: StageSpec, settings: VerlModel) -> StageFacts:
     )
 
 
-def _data_files(ctx: RoundContext, settings: VerlModel, facts: StageFacts) -> dict[Path, str]:
-    problems = round_problems(
-        settings.problems,
-        round_index=ctx.spec.index,
-        num_rounds=len(ctx.recipe.rounds),
-        seed=ctx.recipe.seed,
-    )
+def _data_files(
+    ctx: RoundContext, stage: StageSpec, settings: VerlModel, facts: StageFacts
+) -> dict[Path, str]:
+    problems = stage_problems(ctx, stage, settings.problems)
     files = {
         facts.train: verl_rows(problems, facts.prompt),
         facts.validation: verl_rows(problems[:NUM_VALIDATION], facts.prompt),

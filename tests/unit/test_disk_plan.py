@@ -133,45 +133,45 @@ def test_the_plan_is_above_what_a_run_takes_but_not_far_above(
         assert after <= each.after <= 1.5 * after
 
 
-def test_a_deeper_cut_and_less_that_is_kept_need_less_disk(read, registry):
+def test_a_deeper_cut_and_less_that_is_kept_need_less_disk(read, fakes):
     def after(**keys):
-        return plan_disk(plan_run(read(**keys), registry)).rounds[-1].after
+        return plan_disk(plan_run(read(**keys), fakes[1])).rounds[-1].after
 
     kept = after()
     assert after(keep={"rounds": "last"}) < kept < after(keep={"intermediate": True})
     assert after(schedule=[{"unit": "neuron", "amount": 160, "rounds": 3}]) < kept
 
 
-def test_second_moments_are_planned_for_the_time_of_the_cut_alone(read, registry):
+def test_second_moments_are_planned_for_the_time_of_the_cut_alone(read, fakes):
     """At this width they are larger than the models: 5 layers x 512^2 x 4 bytes."""
-    ridge, none = (plan_disk(plan_run(read(refit=r), registry)) for r in ("ridge", "none"))
+    ridge, none = (plan_disk(plan_run(read(refit=r), fakes[1])) for r in ("ridge", "none"))
     assert ridge.rounds[0].peak - none.rounds[0].peak > 0
     assert ridge.rounds[0].peak > 5 * 512**2 * 4
     assert [r.after for r in ridge.rounds] == [r.after for r in none.rounds]
     assert ridge.rounds[2].peak == none.rounds[2].peak, "no neuron goes in round 3"
 
 
-def test_a_threshold_is_planned_with_the_last_known_shape(read, registry):
+def test_a_threshold_is_planned_with_the_last_known_shape(read, fakes):
     phase = {
         "unit": "neuron",
         "selector": "threshold",
         "amount": 0.1,
         "criterion": "activation_max",
     }
-    plan = plan_run(read(schedule=[phase]), registry)
-    least = plan_run(read(schedule=[{"unit": "neuron", "amount": 1}]), registry)
+    plan = plan_run(read(schedule=[phase]), fakes[1])
+    least = plan_run(read(schedule=[{"unit": "neuron", "amount": 1}]), fakes[1])
     assert plan.rounds[0].geometry is None
     assert plan_disk(plan).rounds[0].after > plan_disk(least).rounds[0].after
 
 
-def test_a_model_that_is_not_here_is_planned_by_its_configs_dtype(read, registry, tmp_path):
-    real = plan_disk(plan_run(read(), registry)).rounds[-1].after
+def test_a_model_that_is_not_here_is_planned_by_its_configs_dtype(read, fakes, tmp_path):
+    real = plan_disk(plan_run(read(), fakes[1])).rounds[-1].after
     (tmp_path / "model" / "model.safetensors").unlink()
     sizes = []
     for dtype in ("bfloat16", "float32"):
         config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
         (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
-        sizes.append(plan_disk(plan_run(read(), registry)).rounds[-1].after)
+        sizes.append(plan_disk(plan_run(read(), fakes[1])).rounds[-1].after)
     assert sizes[1] > sizes[0] > real, "and leaves room for a tokenizer"
 
 
