@@ -27,6 +27,7 @@ NOTHING = {"unit": "none", "rounds": 2}
 STAGE = {
     "backend": "llamafactory",
     "python": None,
+    "rounds": [1, 2],
     "launch": {"launcher": "local", "processes": 2, "timeout": 0.5, "options": {"port": 1}},
     "settings": {"bf16": True},
 }
