@@ -39,8 +39,7 @@ class HfServer:
         own = self.model.generation_config
         # a checkpoint's own sampling (top_k, penalties) would bend what the recipe asks for
         self.model.generation_config = GenerationConfig()
-        eos = own.eos_token_id
-        self.eos: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else (eos,)
+        self.eos = _end_tokens(own.eos_token_id, self.model.config.eos_token_id)
         self.global_steps: int | None = None
         self._waiting: list[Request] = []
         self._busy = asyncio.Lock()
@@ -158,6 +157,12 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
     with torch.no_grad():
         for name, tensor in weights.items():
             parameters[name].copy_(tensor)
+
+
+def _end_tokens(*candidates: int | list[int] | None) -> tuple[int, ...]:
+    """Return the first that says anything; none: answers end at their limit alone."""
+    eos = next((each for each in candidates if each is not None), [])
+    return tuple(eos) if isinstance(eos, list) else (eos,)
 
 
 def _sampling(params: Mapping[str, Any], eos: tuple[int, ...]) -> Sampling:

@@ -16,6 +16,8 @@ from verl_ext.in_verl.step_metrics import append_line, step_line
 from verl_ext.in_verl.worker import ProfilingWorker
 
 NAME = "ptl_sync"
+CPU_POLL_SECONDS = 0.1
+"""How often verl looks for answers: its 2 seconds are most of a tiny model's step."""
 ACTORS = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 
 
@@ -29,6 +31,8 @@ class PTLTrainer(PPOTrainerSync):
             config.trainer.v1.trainer_mode = "sync"
         self._ptl = OmegaConf.to_container(config.get("ptl") or OmegaConf.create({}))
         super().__init__(config)
+        if config.trainer.device == "cpu":
+            self.replay_buffer.poll_interval = CPU_POLL_SECONDS
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
