@@ -49,10 +49,12 @@ def ask(
         words, text, framework=framework, timeout=timeout, environment=environment, folder=folder
     )
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer = json.loads(done.stdout)
     except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
         last = " | ".join(done.stderr.strip().splitlines()[-LAST_LINES:])
-        raise NoAnswerError(f"{words[0]} ended with {done.returncode}: {last}") from None
+        raise NoAnswerError(f"{words[0]} ended with {done.returncode}: {last}")
     return answer
 
 

@@ -12,7 +12,7 @@ from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.model_config import config_path, read_config
 from ptl_plugins.registry import Registry
 from ptl_plugins.schedule import PlannedRound, plan_rounds
-from ptl_plugins.stage_types import ModelChecker, StageModel
+from ptl_plugins.stage_types import ModelChecker, StageModel, StageSpec
 from ptl_plugins.types import Recipe
 
 
@@ -68,13 +68,18 @@ def _require_stages_fit(plan: Plan, config: Mapping[str, Any], registry: Registr
     recipe, problems = plan.recipe, []
     if recipe.data is None:  # a framework's own door, which no backend is asked for
         return
-    planned = (each.geometry for each in plan.rounds)
-    shapes = tuple(dict.fromkeys(shape for shape in planned if shape)) or (plan.original,)
-    model = StageModel(config=config, folder=config_path(recipe.model).parent, shapes=shapes)
+    folder = config_path(recipe.model).parent
     for index, stage in enumerate(recipe.stages):
         backend = registry.backends.get(stage.backend)
         if isinstance(backend, ModelChecker):
+            model = StageModel(config=config, folder=folder, shapes=_shapes(plan, stage))
             found = backend.check_model(stage, model) or ""
             problems += [f"{recipe.source}: recover.{index}.{line}" for line in found.splitlines()]
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def _shapes(plan: Plan, stage: StageSpec) -> tuple[Geometry, ...]:
+    """Return the shapes that the rounds of a stage leave, as far as they are known."""
+    rounds = (each for each in plan.rounds if stage.is_in(each.spec.index))
+    return tuple(dict.fromkeys(each.geometry for each in rounds if each.geometry))

@@ -54,12 +54,6 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables beside those that PTL runs with."""
     launch: LaunchSpec = field(default_factory=LaunchSpec)
-    rounds: tuple[int, int] | None = None
-    """The first and the last round that have it, counted from 1; None: all."""
-
-    def is_in(self, round_index: int) -> bool:
-        """Return whether a round has the stage."""
-        return self.rounds is None or self.rounds[0] <= round_index <= self.rounds[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The plugin `verl`: recovery by GRPO in `ptl run`."""
+"""The plugin `verl`: recovery by GRPO, in verl or EasyR1, in `ptl run`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 @hookimpl
 def ptl_register(registry: Registry) -> None:
     """Add the backends."""
+    from verl_ext.easyr1_backend import EasyR1
     from verl_ext.verl_backend import Verl
 
+    registry.backends.add("easyr1", EasyR1())
     registry.backends.add("verl", Verl())

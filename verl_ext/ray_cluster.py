@@ -24,7 +24,7 @@ def running_cluster_problem(ray_address: str | None) -> str | None:
     if ray_address is not None:
         return None
     found = os.environ.get(ADDRESS) or _started_address()
-    if not found:
+    if not found or found == "local":
         return None
     return (
         f"settings.ray_address: a Ray cluster runs at '{found}', which the stage would join; "

@@ -46,6 +46,8 @@ def has_chat_template(folder: Path) -> bool:
         return True
     try:
         text = (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+        return bool(json.loads(text).get("chat_template"))
     except OSError:  # a model of the hub, of which only the config was read
         return True
-    return bool(json.loads(text).get("chat_template"))
+    except ValueError:  # damaged: whoever loads the tokenizer says so
+        return True

@@ -14,6 +14,7 @@ from ptl_plugins.types import RoundContext
 from verl_ext.grpo_settings import VerlModel, read_settings, template_path
 from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, stage_facts
 from verl_ext.hydra_overrides import override
+from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, stage_problems, verl_rows
 from verl_ext.ray_cluster import ray_environment, running_cluster_problem
 from verl_ext.reward_check import reward_problem
@@ -58,6 +59,7 @@ class Verl:
         facts = _example_facts(stage, settings)
         overrides = verl_overrides(settings, facts, _chat_template(facts))
         found = [
+            *data_problems(settings),
             check_in_verl(python, overrides, rollout=settings.rollout),
             reward_problem(python, settings.reward),
         ]

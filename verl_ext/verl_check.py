@@ -69,10 +69,8 @@ def _ask(python: str, question: str, rollout: str) -> Mapping[str, Any]:
             path.write_text(text, encoding="utf-8")
         environment = inside_environment(folder, rollout=rollout)
         words = (python, "-m", CHECK)
-        return ask(
-            words, question, framework="verl", timeout=TIMEOUT, environment=environment,
-            folder=folder,
-        )  # fmt: skip
+        # where the stage will work: a relative interpreter, or a clone there, is the same for both
+        return ask(words, question, framework="verl", timeout=TIMEOUT, environment=environment)
 
 
 def _placed(line: str) -> str:

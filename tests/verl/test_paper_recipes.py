@@ -1,12 +1,15 @@
-"""The paper's recipes: their numbers, where they end, and what the frameworks say to their settings."""
+"""The paper's recipes: their numbers, where they end, what the frameworks say to their settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,11 +20,17 @@ from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.preflight import plan_run
 from ptl_plugins.recipe_file import read_recipe
 from ptl_plugins.shipped_recipes import recipes_folder
-from verl_ext.grpo_settings import EasyR1Model, VerlModel
+from ptl_plugins.text_data import read_all_texts
+from verl_ext.easyr1_config import config_problems, easyr1_config
+from verl_ext.easyr1_schema import NEWEST, key_problem
+from verl_ext.easyr1_sizes import size_problems
+from verl_ext.grpo_settings import EasyR1Model, VerlModel, flatten
 from verl_ext.grpo_stage import StageFacts
 from verl_ext.verl_check import check_in_verl
 from verl_ext.verl_config import verl_overrides
 
+HOME = os.environ.get("PTL_EASYR1_HOME")
+PYTHON = os.environ.get("PTL_EASYR1_PYTHON", sys.executable)
 FOLDER = recipes_folder() / "paper"
 RECIPES = {path.stem: path for path in sorted(FOLDER.rglob("*.yaml"))}
 OF_VERL = ("ptl_algorithm1_verl", "ptl_cpt_then_grpo", "ptl_grpo_verl")
@@ -53,7 +62,18 @@ def plugins():
 
 
 @pytest.fixture
-def planned(tmp_path, plugins):
+def clone(tmp_path, monkeypatch):
+    """What `home` of the recipe for EasyR1 names, as far as it is looked at."""
+    package = tmp_path / "EasyR1" / "verl"
+    (package / "trainer").mkdir(parents=True)
+    (package / "__init__.py").write_text(f'__version__ = "{NEWEST}"\n', encoding="utf-8")
+    (package / "trainer" / "main.py").write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return package.parent
+
+
+@pytest.fixture
+def planned(tmp_path, plugins, clone):
     """Plan a recipe against a config of the paper's model; keys of each stage's settings differ."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN2_5_7B), encoding="utf-8")
 
@@ -294,6 +314,63 @@ def test_verl_refuses_a_recipe_with_a_key_or_a_batch_that_it_does_not_take():
     assert "15" in found
 
 
+def easyr1_settings(**changed):
+    return EasyR1Model.model_validate({**grpo_stage("ptl_grpo_easyr1")["settings"], **changed})
+
+
+def test_easyr1s_keys_types_and_sizes_are_those_of_the_snapshot():
+    settings = easyr1_settings()
+    assert list(config_problems(settings)) == []
+    assert list(size_problems(settings, processes=8)) == []
+    whole = dict(flatten(easyr1_config(settings, FACTS)))
+    assert len(whole) > 30
+    problems = {key: key_problem(key, value, NEWEST) for key, value in whole.items()}
+    assert {key: found for key, found in problems.items() if found} == {}
+    assert whole["algorithm.kl_penalty"] == "low_var_kl"
+    assert whole["worker.actor.global_batch_size"] == 128
+    assert whole["worker.rollout.tensor_parallel_size"] == 2
+
+
+def test_a_key_or_a_type_that_easyr1_does_not_know_is_found():
+    wrong = {"worker.actor.fsdp.enable_full_shards": True, "algorithm.kl_penalty": 2}
+    found = list(config_problems(easyr1_settings(config=wrong)))
+    assert len(found) == 2
+    assert "enable_full_shard'" in found[0]
+
+
+def test_without_a_clone_the_recipe_for_easyr1_is_refused_in_one_line(
+    plugins, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    manager, registry = plugins
+    with pytest.raises(RecipeError) as raised:
+        read_recipe(RECIPES["ptl_grpo_easyr1"], manager.hook, registry)
+    told = f"recover.0.settings.home: '{tmp_path / 'EasyR1'}' is no folder; give a clone of EasyR1"
+    assert str(raised.value) == f"{RECIPES['ptl_grpo_easyr1']}: {told}"
+
+
+@pytest.mark.easyr1
+@pytest.mark.skipif(not HOME, reason="PTL_EASYR1_HOME names no clone of EasyR1")
+def test_easyr1s_own_config_takes_the_recipe_and_keeps_its_files(tmp_path):
+    for name in ("think_boxed.jinja", "reward.py"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    facts = dataclasses.replace(
+        FACTS, prompt=tmp_path / "think_boxed.jinja", reward_file=tmp_path / "reward.py"
+    )
+    path = tmp_path / "easyr1.yaml"
+    path.write_text(yaml.safe_dump(easyr1_config(easyr1_settings(), facts)), encoding="utf-8")
+    program = Path(__file__).with_name("easyr1_own_config.py")
+    words = [PYTHON, str(program), str(HOME), str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = json.loads(done.stdout.splitlines()[-1])
+    assert config["data"]["rollout_batch_size"] == 128
+    assert config["data"]["format_prompt"] == str(facts.prompt)
+    assert config["worker"]["reward"]["reward_function"] == str(facts.reward_file)
+    assert config["worker"]["rollout"]["n"] == 8
+    assert config["worker"]["actor"]["offload"]["offload_optimizer"] is True
+
+
 def test_the_settings_of_both_frameworks_differ_in_their_own_keys_alone():
     ours = dict(grpo_stage("ptl_grpo_verl")["settings"])
     theirs = dict(grpo_stage("ptl_grpo_easyr1")["settings"])
@@ -301,4 +378,19 @@ def test_the_settings_of_both_frameworks_differ_in_their_own_keys_alone():
         for key in own:
             del settings[key]
     assert ours == theirs
-    EasyR1Model.model_validate(grpo_stage("ptl_grpo_easyr1")["settings"])
+
+
+def test_the_documented_program_merges_the_papers_two_sets(monkeypatch, tmp_path):
+    sets = {
+        "AI-MO/NuminaMath-CoT": [{"problem": "1+1?", "solution": "2", "source": "s"}] * 3,
+        "meta-math/MetaMathQA": [{"query": "2+2?", "response": "4", "type": "t"}] * 2,
+    }
+    loaded = SimpleNamespace(load_dataset=lambda name, split: sets[name])
+    monkeypatch.setitem(sys.modules, "datasets", loaded)
+    monkeypatch.chdir(tmp_path)
+    page = (recipes_folder() / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(program, "README.md", "exec"), {})
+    data = keys_of("ptl_grpo_verl")["data"]
+    texts = read_all_texts(data["path"], template=data["template"])
+    assert texts == ["Question: 1+1?Answer: 2"] * 3 + ["Question: 2+2?Answer: 4"] * 2

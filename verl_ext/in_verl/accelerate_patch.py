@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import accelerate  # type: ignore[import-untyped]
+from torch import zeros
+from torch.nn import Module, Parameter
+
 MARK = "_is_hf_initialized"
 
 
 def apply() -> None:
     """Patch `accelerate.init_empty_weights` in this process, once, and only if it fails."""
-    import accelerate
-
     if _fails(accelerate.init_empty_weights):
         accelerate.init_empty_weights = _tolerant(accelerate.init_empty_weights)
 
 
 def _fails(init_empty_weights: Any) -> bool:
-    import torch
-
-    marked = torch.nn.Parameter(torch.zeros(1))
+    marked = Parameter(zeros(1))
     setattr(marked, MARK, True)
     try:
         with init_empty_weights():
-            torch.nn.Module().register_parameter("weight", marked)
+            Module().register_parameter("weight", marked)
     except TypeError:
         return True
     return False
@@ -38,12 +38,12 @@ def _fails(init_empty_weights: Any) -> bool:
 
 def _tolerant(init_empty_weights: Any) -> Any:
     """Return the same without the mark, which the empty weight gets afterwards."""
-    from torch.nn import Module
 
     @contextmanager
     def tolerant(*args: Any, **keys: Any) -> Iterator[None]:
         with init_empty_weights(*args, **keys):
-            inner = Module.register_parameter
+            modules: Any = Module  # a class, whose method is replaced
+            inner = modules.register_parameter
 
             def register(module: Module, name: str, weight: Any) -> None:
                 mark = None if weight is None else weight.__dict__.pop(MARK, None)
@@ -51,10 +51,10 @@ def _tolerant(init_empty_weights: Any) -> Any:
                 if mark is not None:
                     setattr(module._parameters[name], MARK, mark)
 
-            Module.register_parameter = register  # type: ignore[method-assign]
+            modules.register_parameter = register
             try:
                 yield
             finally:
-                Module.register_parameter = inner  # type: ignore[method-assign]
+                modules.register_parameter = inner
 
     return tolerant

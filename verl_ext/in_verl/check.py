@@ -46,12 +46,19 @@ def find_problems(overrides: Sequence[str], rollout: str) -> Mapping[str, Any]:
 
 
 def _wrong_verl(version: str) -> Iterator[str]:
-    if importlib.util.find_spec("verl.trainer.main_ppo") is None:
-        easyr1 = importlib.util.find_spec("verl.trainer.main") is not None
+    if not _is_module("verl.trainer.main_ppo"):
+        easyr1 = _is_module("verl.trainer.main")
         kind = "EasyR1; use backend easyr1" if easyr1 else "not verl; name another interpreter"
         yield f"python: what is called verl in {sys.executable} is {kind}"
     elif not version.startswith(SUPPORTED):
         yield f"settings: verl {version} in {sys.executable}; {SUPPORTED}x is supported"
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _unregistered(rollout: str) -> Iterator[str]:

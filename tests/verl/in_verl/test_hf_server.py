@@ -59,7 +59,8 @@ def ask(server, prompts, params=GREEDY):
     each = params if isinstance(params, list) else [params] * len(prompts)
 
     async def gather():
-        calls = (server.generate(p, s, f"r{i}") for i, (p, s) in enumerate(zip(prompts, each)))
+        pairs = zip(prompts, each, strict=True)
+        calls = (server.generate(p, s, f"r{i}") for i, (p, s) in enumerate(pairs))
         return await asyncio.gather(*calls, return_exceptions=True)
 
     return asyncio.run(gather())
@@ -194,7 +195,10 @@ def test_an_update_changes_the_answers_and_their_step(server, model, prompts):
     before, after = asyncio.run(scenario())
     assert before.token_ids == plain(model, prompts[1]).tokens
     assert after.token_ids == plain(other, prompts[1]).tokens != before.token_ids
-    assert (before.extra_fields, after.extra_fields) == ({"global_steps": None}, {"global_steps": 7})
+    assert (before.extra_fields, after.extra_fields) == (
+        {"global_steps": None},
+        {"global_steps": 7},
+    )
 
 
 def test_an_update_waits_for_answers_and_answers_wait_for_an_update(

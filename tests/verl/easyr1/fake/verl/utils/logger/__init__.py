@@ -1,0 +1,1 @@
+"""EasyR1 keeps its table in a module of the same name."""

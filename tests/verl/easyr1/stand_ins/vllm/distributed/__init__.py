@@ -1,0 +1,1 @@
+"""The part that EasyR1 asks for tensor parallelism."""

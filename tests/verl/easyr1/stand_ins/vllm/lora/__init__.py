@@ -1,0 +1,1 @@
+"""Adapters: EasyR1 imports the names, no test uses one."""

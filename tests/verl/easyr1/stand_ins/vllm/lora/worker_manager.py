@@ -1,0 +1,5 @@
+"""What EasyR1 imports of it."""
+
+
+class LRUCacheWorkerLoRAManager:
+    """Unused."""
