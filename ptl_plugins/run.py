@@ -20,7 +20,7 @@ from ptl_plugins.registry import Registry
 from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import RunFolder
 from ptl_plugins.run_lock import require_unlocked
-from ptl_plugins.stage_check import check_unfinished
+from ptl_plugins.stage_check import check_jobs, check_unfinished
 from ptl_plugins.stopping import noting_stop
 from ptl_plugins.text_corpus import TextCorpus, read_corpus
 from ptl_plugins.types import Recipe, RoundContext, RoundSpec, Subject
@@ -95,6 +95,7 @@ def prepare_run(
         original=plan.original,
         log=RoundLog(run, 0),
     )
+    check_jobs(start, original)
     return PreparedRun(plan=plan, original=original, corpus=corpus, start=start)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import yaml
 
@@ -11,7 +12,7 @@ from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.registry import Registry
 from ptl_plugins.run_folder import RunFolder
 from ptl_plugins.stage_types import StageSpec
-from ptl_plugins.types import Recipe
+from ptl_plugins.types import Recipe, RoundContext
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,34 @@ def check_unfinished(recipe: Recipe, registry: Registry, run: RunFolder) -> None
     if run.num_finished() < len(recipe.rounds):
         for reason in check_stages(recipe, registry):
             logger.warning("%s: %s", recipe.source, reason)
+
+
+def check_jobs(start: RoundContext, model: Path) -> None:
+    """Let every backend describe the first job that is left to it, and throw that away.
+
+    Data of a stage's own that cannot be read are found so before anything is pruned or trained.
+
+    Args:
+        start: the context of round 0.
+        model: any checkpoint; none is read.
+
+    Raises:
+        RecipeError: one line per problem.
+    """
+    recipe, problems = start.recipe, []
+    left = recipe.rounds[start.run.num_finished() :]
+    for index, stage in enumerate(recipe.stages):
+        spec = next((spec for spec in left if stage.is_in(spec.index)), None)
+        if spec is None:
+            continue
+        ctx = start.for_round(spec)
+        try:
+            backend = start.registry.backends.get(stage.backend)
+            backend.job(ctx, stage, model, ctx.folder / f"stage_{index}")
+        except PTLError as error:
+            problems.append(f"{recipe.source}: recover.{index}: {error}")
+    if problems:
+        raise RecipeError("\n".join(problems))
 
 
 def _whole(recipe: Recipe, stage: StageSpec) -> StageSpec:

@@ -81,7 +81,7 @@ class EasyR1:
         """Return the yaml, the round's problems, the launcher, and the command that trains."""
         settings = _settings(stage)
         facts = stage_facts(ctx, stage, settings, model, folder, reward_function=REWARD_FUNCTION)
-        problems = stage_problems(ctx, stage, settings.problems)
+        problems = stage_problems(ctx, stage, settings)
         _require_usable(settings, facts, problems)
         return EasyR1Job(
             files={**_data_files(facts, problems), **_code_files(settings, facts)},

@@ -13,7 +13,7 @@ from ptl_plugins.parts import cut_documents
 from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.text_data import read_rows
 from ptl_plugins.types import RoundContext
-from verl_ext.grpo_settings import ProblemsModel
+from verl_ext.grpo_settings import GrpoStageModel, ProblemsModel
 
 NUM_VALIDATION = 8
 """EasyR1 validates once at the end whatever is asked; more problems would only cost time."""
@@ -29,19 +29,28 @@ class Problem:
     answer: str
 
 
-def stage_problems(ctx: RoundContext, stage: StageSpec, spec: ProblemsModel) -> tuple[Problem, ...]:
+def stage_problems(
+    ctx: RoundContext, stage: StageSpec, settings: GrpoStageModel
+) -> tuple[Problem, ...]:
     """Return the problems of a stage's round: there are as many parts as rounds that have it.
 
     Raises:
-        PTLError: as from `round_problems`.
+        PTLError: as from `round_problems`, or a part does not fill one step.
     """
     first, last = stage.rounds or (1, len(ctx.recipe.rounds))
-    return round_problems(
-        spec,
+    problems = round_problems(
+        settings.problems,
         round_index=ctx.spec.index - first + 1,
         num_rounds=last - first + 1,
         seed=ctx.recipe.seed,
     )
+    if len(problems) < settings.grpo.prompts_per_step:
+        raise PTLError(
+            f"settings.grpo.prompts_per_step: {settings.grpo.prompts_per_step} is more than the "
+            f"{len(problems)} problems of a round's part of '{settings.problems.path}', and the "
+            "frameworks drop a step that is not full; give more problems, or fewer a step"
+        )
+    return problems
 
 
 def round_problems(

@@ -121,7 +121,7 @@ def _example_facts(stage: StageSpec, settings: VerlModel) -> StageFacts:
 def _data_files(
     ctx: RoundContext, stage: StageSpec, settings: VerlModel, facts: StageFacts
 ) -> dict[Path, str]:
-    problems = stage_problems(ctx, stage, settings.problems)
+    problems = stage_problems(ctx, stage, settings)
     files = {
         facts.train: verl_rows(problems, facts.prompt),
         facts.validation: verl_rows(problems[:NUM_VALIDATION], facts.prompt),

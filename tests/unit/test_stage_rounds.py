@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ptl_plugins.errors import RecipeError
+from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.recipe_file import read_recipe
 from ptl_plugins.run import run_recipe
 from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
+from ptl_plugins.testing.fake_backend import FakeBackend
 
 CUTS = [{"unit": "neuron", "amount": 8, "rounds": 2}]
 
@@ -70,3 +71,16 @@ def test_rounds_that_there_are_not_or_that_do_nothing_are_refused(read, rounds, 
         read([*CUTS, {"unit": "none", "rounds": 1}], {"rounds": rounds})
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_stage_whose_data_cannot_be_read_is_refused_before_anything_is_written(
+    read, tmp_path, monkeypatch
+):
+    def unreadable(self, ctx, stage, model, folder):
+        raise PTLError(f"problems of round {ctx.spec.index}: no such file")
+
+    recipe, *rest = read(CUTS, {"rounds": [2, 2]})
+    monkeypatch.setattr(FakeBackend, "job", unreadable)
+    with pytest.raises(RecipeError, match="recover.0: problems of round 2: no such file"):
+        run_recipe(recipe, *rest)
+    assert not (tmp_path / "out").exists()

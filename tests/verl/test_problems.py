@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ptl_plugins.errors import PTLError
-from verl_ext.grpo_settings import ProblemsModel
-from verl_ext.problems import Problem, easyr1_rows, round_problems, verl_rows
+from ptl_plugins.stage_types import StageSpec
+from verl_ext.grpo_settings import GrpoModel, GrpoStageModel, ProblemsModel
+from verl_ext.problems import Problem, easyr1_rows, round_problems, stage_problems, verl_rows
 
 
 def write(path, number, **more):
@@ -91,3 +93,25 @@ def test_a_template_that_is_none_is_one_line(tmp_path):
     template.write_text("{{ content")
     with pytest.raises(PTLError, match=r"t\.jinja: is no jinja template"):
         verl_rows([Problem(question="q", answer="2")], template)
+
+
+def test_a_part_that_fills_no_step_is_refused_with_the_key(tmp_path):
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 8)))
+    grpo = GrpoModel(prompts_per_step=4, mini_batch=4)
+    settings = GrpoStageModel(problems=spec, grpo=grpo)
+    stage = StageSpec(backend="verl", settings={}, rounds=(2, 4))
+    recipe = SimpleNamespace(rounds=(None,) * 4, seed=0)
+    ctx = SimpleNamespace(recipe=recipe, spec=SimpleNamespace(index=3))
+    with pytest.raises(PTLError, match="prompts_per_step: 4 is more than the 2 problems"):
+        stage_problems(ctx, stage, settings)
+
+
+def test_a_stage_of_some_rounds_has_a_part_for_each_of_them(tmp_path):
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 9)))
+    settings = GrpoStageModel(problems=spec, grpo=GrpoModel(prompts_per_step=1, mini_batch=1))
+    stage = StageSpec(backend="verl", settings={}, rounds=(2, 4))
+    recipe = SimpleNamespace(rounds=(None,) * 5, seed=0)
+    rounds = [SimpleNamespace(recipe=recipe, spec=SimpleNamespace(index=i)) for i in (2, 3, 4)]
+    found = [stage_problems(ctx, stage, settings) for ctx in rounds]
+    assert [len(part) for part in found] == [3, 3, 3]
+    assert len({problem.question for part in found for problem in part}) == 9
