@@ -52,10 +52,12 @@ class EasyR1:
         home = clone(settings.home)
         wrong_home = home_problem(home)
         version = NEWEST if wrong_home else easyr1_version(home) or NEWEST
-        in_config = list(config_problems(settings, version))
-        problems = [wrong_home or "", *in_config, *file_problems(settings)]
-        if not in_config:  # sizes of another type cannot be divided
-            problems += size_problems(settings, stage.launch.processes)
+        problems = [
+            wrong_home,
+            *config_problems(settings, version),
+            *file_problems(settings),
+            *size_problems(settings, stage.launch.processes),
+        ]
         return "\n".join(filter(None, problems)) or None
 
     def check_model(self, stage: StageSpec, model: StageModel) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether a Ray cluster runs already, which a stage's program would silently join."""
+"""Whether a Ray cluster runs already, which may hold the GPUs that a stage counts on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GCS = "gcs_server"
 def running_cluster_problem(ray_address: str | None) -> str | None:
     """Return why a stage must not start beside or in a Ray cluster, in one line, or None.
 
-    A program that joined it would run in the cluster's environment, not in its stage's.
+    A stage has a cluster of its own, and two would each give out the machine's GPUs.
 
     Args:
         ray_address: what the stage says; anything but None is the user's decision.
@@ -27,9 +27,9 @@ def running_cluster_problem(ray_address: str | None) -> str | None:
     if not found or found == "local":
         return None
     return (
-        f"settings.ray_address: a Ray cluster runs at '{found}', which the stage would join; "
-        "stop it (ray stop, unset RAY_ADDRESS), or give its address to join it, or 'local' "
-        "for a cluster of the stage's own"
+        f"settings.ray_address: a Ray cluster runs at '{found}', and a second one would give out "
+        "the same GPUs; stop it (ray stop, unset RAY_ADDRESS), or give its address to join it, or "
+        "'local' for one of the stage's own"
     )
 
 

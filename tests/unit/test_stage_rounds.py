@@ -81,6 +81,6 @@ def test_a_stage_whose_data_cannot_be_read_is_refused_before_anything_is_written
 
     recipe, *rest = read(CUTS, {"rounds": [2, 2]})
     monkeypatch.setattr(FakeBackend, "job", unreadable)
-    with pytest.raises(RecipeError, match="recover.0: problems of round 2: no such file"):
+    with pytest.raises(RecipeError, match=r"recover\.0: problems of round 2: no such file"):
         run_recipe(recipe, *rest)
     assert not (tmp_path / "out").exists()

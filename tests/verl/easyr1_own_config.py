@@ -1,7 +1,7 @@
 """A program: EasyR1's own `PPOConfig` reads a yaml; prints what it makes of it as JSON.
 
-Arguments: the clone, the yaml. vLLM and qwen_vl_utils need not be there: what EasyR1 imports of them
-is made up.
+Arguments: the clone, the yaml. vLLM and qwen_vl_utils need not be there: what EasyR1 imports of
+them is made up.
 """
 
 from __future__ import annotations

@@ -13,7 +13,11 @@ STATISTICS = ("abs_max", "abs_mean", "rms")
 
 
 class Activations:
-    """Hooks on a model; in fp32, of a size that the number of sequences does not change."""
+    """Hooks on a model; in fp32, of a size that the number of sequences does not change.
+
+    Raises:
+        ValueError: the model has no layer of that name.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.counting = True
@@ -25,6 +29,8 @@ class Activations:
         self._modules = {
             _plain(name): module for name, module in model.named_modules() if name.endswith(NEURONS)
         }
+        if not self._modules:
+            raise ValueError(f"{type(model).__name__} has no '{NEURONS}' to profile")
 
     def __enter__(self) -> Activations:
         for name, module in self._modules.items():

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from verl_ext.in_verl.profile_texts import profile_problem
+
 SUPPORTED = "0.9."
 ENGINES = {"vllm": "vllm", "sglang": "sglang"}
 """The module that a rollout needs."""
@@ -99,6 +101,8 @@ def _wrong_config(overrides: Sequence[str]) -> Iterator[str]:
             use_critic=need_critic(config),
         )
         omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+        if problem := profile_problem(config):
+            yield problem
     except Exception as error:  # each of them has errors of its own
         yield _first_line(error)
 

@@ -11,7 +11,7 @@ from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from verl_ext.in_verl.profile_texts import read_sequences
+from verl_ext.in_verl.profile_texts import profile_problem, read_sequences
 from verl_ext.in_verl.step_metrics import append_line, step_line
 from verl_ext.in_verl.worker import ProfilingWorker
 
@@ -30,6 +30,8 @@ class PTLTrainer(PPOTrainerSync):
             # verl tells its modes by name, and treats any but "sync" as an asynchronous one
             config.trainer.v1.trainer_mode = "sync"
         self._ptl = OmegaConf.to_container(config.get("ptl") or OmegaConf.create({}))
+        if problem := profile_problem(config):
+            raise ValueError(problem)
         super().__init__(config)
         if config.trainer.device == "cpu":
             self.replay_buffer.poll_interval = CPU_POLL_SECONDS
@@ -41,14 +43,18 @@ class PTLTrainer(PPOTrainerSync):
                 self.role_worker_mapping[role] = ray.remote(ProfilingWorker)
 
     def on_init_end(self) -> None:
-        """Profile the actor before the first step, if asked."""
-        super().on_init_end()
+        """Profile the actor before the first step, if asked: the rollout holds no memory yet."""
+        if "profile_file" in self._ptl:
+            self._sequences = self._read_sequences()
         self._profile("before")
+        super().on_init_end()
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train, then profile; verl's `on_train_end` is not reached when the steps are done."""
         super().fit(agent_loop_manager)
-        self._profile("after")
+        if "profile_after" in self._ptl:
+            self.checkpoint_manager.sleep_replicas()  # their weights and caches fill a GPU
+            self._profile("after")
 
     def _compute_metrics(
         self, batch: Any, metrics: dict[str, Any], timing_raw: Any, **place: Any
@@ -59,10 +65,12 @@ class PTLTrainer(PPOTrainerSync):
 
     def _profile(self, moment: str) -> None:
         if path := self._ptl.get(f"profile_{moment}"):
-            sequences = read_sequences(
-                Path(self._ptl["profile_file"]),
-                self.tokenizer,
-                max_length=self.config.data.max_prompt_length
-                + self.config.data.max_response_length,
-            )
-            self.actor_rollout_wg.ptl_profile(sequences, str(path))
+            self.actor_rollout_wg.ptl_profile(self._sequences, str(path))
+
+    def _read_sequences(self) -> list[list[int]]:
+        data = self.config.data
+        return read_sequences(
+            Path(self._ptl["profile_file"]),
+            self.tokenizer,
+            max_length=data.max_prompt_length + data.max_response_length,
+        )

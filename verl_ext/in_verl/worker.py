@@ -35,7 +35,9 @@ class ProfilingWorker(ActorRolloutRefWorker):
                 counts = first + rank < len(sequences)
                 ids = torch.tensor([list(sequences[first + rank if counts else 0])], device=device)
                 activations.counting = counts
-                engine.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+                mask = torch.ones_like(ids)
+                # of the logits one alone: all of them are gigabytes with a large vocabulary
+                engine.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
         activations.reduce()
         if rank == 0:
             activations.save(out)

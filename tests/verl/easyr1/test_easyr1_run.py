@@ -21,6 +21,9 @@ from ptl_plugins.recovered import take_recovered
 from ptl_plugins.stage_types import LaunchSpec, StageSpec
 from ptl_plugins.testing import write_tiny_checkpoint
 from verl_ext.easyr1_backend import EasyR1
+from verl_ext.easyr1_check import easyr1_environment
+from verl_ext.easyr1_home import easyr1_version
+from verl_ext.easyr1_schema import key_types
 
 HOME = os.environ.get("PTL_EASYR1_HOME")
 PYTHON = os.environ.get("PTL_EASYR1_PYTHON")
@@ -39,6 +42,7 @@ GRPO = {
 ON_CPU = {
     "data": {"filter_overlong_prompts_workers": 1},
     "worker.actor": {
+        "micro_batch_size_per_device_for_experience": 4,
         "padding_free": False,
         "dynamic_batching": False,
         "use_torch_compile": False,
@@ -47,6 +51,29 @@ ON_CPU = {
     "worker.ref.fsdp": {"enable_rank0_init": False, "torch_dtype": "fp32"},
     "worker.rollout.disable_tqdm": True,
 }
+
+OWN_REWARD = """
+REWARD_TYPE = "batch"
+
+def variety(reward_inputs, least):
+    shares = [len(set(x["response"])) / (1 + len(x["response"])) for x in reward_inputs]
+    return [{"overall": least + share / 2} for share in shares]
+"""
+KEYS_OF_CLONE = """
+import dataclasses, json
+from verl.trainer.config import PPOConfig
+
+def keys(group, above=""):
+    for field in dataclasses.fields(group):
+        value, kind = getattr(group, field.name), field.type
+        if dataclasses.is_dataclass(value):
+            yield from keys(value, f"{above}{field.name}.")
+        else:
+            plain = kind.__name__ if isinstance(kind, type) and "[" not in str(kind) else str(kind)
+            yield above + field.name, plain if field.init else "computed"
+
+print(json.dumps(dict(keys(PPOConfig()))))
+"""
 
 pytestmark = [
     pytest.mark.easyr1,
@@ -85,11 +112,12 @@ def write_settings(folder, **keys):
     problems = [{"question": f"What is {i} + 1?", "answer": i + 1} for i in range(NUM_PROBLEMS)]
     text = "".join(json.dumps(row) + "\n" for row in problems)
     (folder / "problems.jsonl").write_text(text, encoding="utf-8")
+    (folder / "prompt.jinja").write_text("{{ content }}", encoding="utf-8")
     return {
         "home": HOME,
         "grpo": GRPO,
         "problems": {"path": str(folder / "problems.jsonl"), "question": "question"},
-        "prompt": "boxed",
+        "prompt": str(folder / "prompt.jinja"),
         "chat_template": "plain_chat",
         "config": ON_CPU,
         **keys,
@@ -114,11 +142,17 @@ def run(job):
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_stage_trains_and_its_shards_become_the_model(num_ranks, on_cpu, tmp_path):
+    """One rank with PTL's reward, in which a random model earns nothing; two with another."""
     on_cpu(num_ranks)
     model, backend = write_model(tmp_path / "pruned"), EasyR1()
+    (tmp_path / "own.py").write_text(OWN_REWARD, encoding="utf-8")
+    own = {
+        "reward": {"file": str(tmp_path / "own.py"), "function": "variety"},
+        "config": {**ON_CPU, "worker.reward.reward_function_kwargs": {"least": 0.5}},
+    }
     stage = StageSpec(
         backend="easyr1",
-        settings=write_settings(tmp_path),
+        settings=write_settings(tmp_path, **(own if num_ranks == 2 else {})),
         python=PYTHON,
         launch=LaunchSpec(processes=num_ranks),
     )
@@ -133,7 +167,8 @@ def test_a_stage_trains_and_its_shards_become_the_model(num_ranks, on_cpu, tmp_p
     assert [step["step"] for step in steps] == [1, 2]
     for step in steps:
         assert {key for key, value in step.items() if value is None} == {"rollout_correlation"}
-        assert 0.0 <= step["reward"] <= 1.0
+        assert step["reward_min"] == 0.0 if num_ranks == 1 else step["reward_min"] > 0.5
+        assert step["reward_min"] <= step["reward"] <= step["reward_max"]
     actor = job.result / "global_step_2" / "actor"
     assert len(list(actor.glob("model_*.pt"))) == num_ranks
 
@@ -156,3 +191,13 @@ def test_easyr1s_own_config_names_the_keys_that_it_refuses(on_cpu, tmp_path):
     assert found == (
         "settings.config.data.image_dir: EasyR1 finds no '/no/such/folder' and would go on without"
     )
+
+
+def test_the_snapshot_holds_every_key_of_the_clone_and_its_type(on_cpu):
+    on_cpu(1)
+    environment = {**os.environ, **easyr1_environment(Path(HOME))}
+    done = subprocess.run(
+        [PYTHON, "-c", KEYS_OF_CLONE], env=environment, capture_output=True, text=True, check=True
+    )
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert theirs == dict(key_types(easyr1_version(Path(HOME))))

@@ -43,6 +43,13 @@ def found(*, grpo=GRPO, processes=8, **keys):
             "24 does not divide the 128 answers that one of 8 GPUs has of an optimizer step",
         ),
         (
+            {
+                "grpo": {"prompts_per_step": 8, "mini_batch": 8},
+                "config": {"worker.actor.dynamic_batching": False},
+            },
+            "_experience: 16 does not divide the 8 answers that one of 8 GPUs has of a step",
+        ),
+        (
             {"grpo": {"mini_batch": 1}},
             "settings.config.worker.actor.micro_batch_size_per_device_for_update: 4 does not "
             "divide the 1 answers",
@@ -65,6 +72,11 @@ def test_a_size_that_does_not_fit_is_one_line(keys, line):
         {"tensor_parallel": 8},
         {"nodes": 4},
         {"config": {"worker.actor.ulysses_size": 2}},
+        {"grpo": {"prompts_per_step": 8, "mini_batch": 8}},
+        {
+            "grpo": {"prompts_per_step": 8, "mini_batch": 8},
+            "config": {"worker.actor.dynamic_batching": False, "worker.actor.ulysses_size": 2},
+        },
         {
             "grpo": {"max_response_length": 9000},
             "config": {"worker.rollout.max_num_batched_tokens": 16384},

@@ -119,6 +119,11 @@ def test_what_fsdp_puts_into_names_is_left_out(model):
     assert names == [f"model.layers.{i}.mlp.down_proj" for i in range(LAYERS)]
 
 
+def test_a_model_without_such_a_layer_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^Linear has no 'mlp.down_proj' to profile$"):
+        Activations(torch.nn.Linear(2, 2))
+
+
 def test_two_ranks_together_find_what_one_finds(model, prompts, tmp_path):
     model.save_pretrained(tmp_path / "model")
     sequences = [*prompts, [9, 8, 7, 6]]  # of five, the second rank's last one does not count

@@ -51,7 +51,8 @@ SETTINGS = {
     "chat_template": "plain_chat",
     "config": {"actor_rollout_ref.rollout.calculate_log_probs": True},
 }
-TEXTS = ["Ann has 3 apples.", "A train leaves.", [5, 6, 7], "x"]
+TEXTS = ["Ann has 3 apples.", "A train leaves.", [5, 6, 7]]
+"""Of three the second rank has one, and goes through another that does not count."""
 NUM_PROMPTS = 8
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ptl_plugins.testing import tiny_tokenizer
-from verl_ext.in_verl.profile_texts import read_sequences
+from verl_ext.in_verl.profile_texts import profile_problem, read_sequences
 from verl_ext.in_verl.step_metrics import FIELDS, append_line, step_line
 
 SPEC = importlib.util.find_spec("verl")
@@ -93,3 +93,42 @@ def test_texts_are_encoded_cut_and_sorted_by_length(tmp_path):
 
 def test_token_ids_are_taken_as_they_are_and_nothing_is_empty(tmp_path):
     assert sequences(tmp_path, [[5], "", [], [7, 8, 9]], max_length=2) == [[7, 8], [5]]
+
+
+@pytest.mark.parametrize("entries", [[], ["", []]])
+def test_a_file_without_a_text_is_refused(tmp_path, entries):
+    with pytest.raises(ValueError, match=r"profile\.json: has no text to profile the actor on"):
+        sequences(tmp_path, entries)
+
+
+def config(strategy="fsdp2", old=None, new=1, ptl=None):
+    from omegaconf import OmegaConf
+
+    actor = {"strategy": strategy, "fsdp_config": {"ulysses_sequence_parallel_size": new}}
+    if old is not None:
+        actor["ulysses_sequence_parallel_size"] = old
+    ptl = {"profile_file": "texts"} if ptl is None else ptl
+    return OmegaConf.create({"actor_rollout_ref": {"actor": actor}, "ptl": ptl})
+
+
+@pytest.mark.skipif(SPEC is None, reason="needs verl")
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_an_actor_whose_ranks_run_the_whole_model_can_be_profiled(strategy):
+    assert profile_problem(config(strategy, old=1)) is None
+    assert profile_problem(config("megatron", ptl={})) is None, "nobody asked"
+
+
+@pytest.mark.skipif(SPEC is None, reason="needs verl")
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"strategy": "megatron"}, "strategy 'megatron' cannot be profiled, those of fsdp and"),
+        ({"old": 4}, "cut among 4 GPUs (ulysses_sequence_parallel_size) cannot be profiled"),
+        ({"new": 2}, "cut among 2 GPUs (ulysses_sequence_parallel_size) cannot be profiled"),
+    ],
+)
+def test_another_actor_is_refused_in_one_line(keys, line):
+    found = profile_problem(config(**keys))
+    assert found.startswith("settings.profile: ")
+    assert line in found
+    assert "\n" not in found

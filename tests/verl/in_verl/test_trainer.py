@@ -30,6 +30,9 @@ TRAINERS = Path(inspect.getfile(PPOTrainer)).parent
 CONFIG = {
     "trainer": {"v1": {"trainer_mode": "ptl_sync"}, "device": "cuda"},
     "data": {"max_prompt_length": 3, "max_response_length": 4},
+    "actor_rollout_ref": {
+        "actor": {"strategy": "fsdp2", "fsdp_config": {"ulysses_sequence_parallel_size": 1}}
+    },
 }
 
 
@@ -43,6 +46,8 @@ def log(monkeypatch):
         self.config, self.tokenizer, self.global_steps = config, tiny_tokenizer(), 5
         self.actor_rollout_wg = Workers(done)
         self.replay_buffer = SimpleNamespace(poll_interval=2.0)
+        sleep = SimpleNamespace(sleep_replicas=lambda: done.append("rollout sleeps"))
+        self.checkpoint_manager = sleep
 
     def pools(self):
         self.role_worker_mapping = dict.fromkeys(self.roles, "verl's")
@@ -134,11 +139,37 @@ def test_the_actor_is_profiled_before_and_after_the_training(log, tmp_path):
     trainer.fit("manager")
     assert log == [
         "init sync",
-        "init end",
         ("profile", [7, 2], "/b"),
+        "init end",
         "fit manager",
+        "rollout sleeps",
         ("profile", [7, 2], "/a"),
     ]
+
+
+def test_verls_rollout_sleeps_until_the_initialisation_ends():
+    source = inspect.getsource(PPOTrainer._setup)
+    assert source.rstrip().rfind("checkpoint_manager.sleep_replicas()") > source.rfind("create(")
+    assert "self.checkpoint_manager.update_weights(" in inspect.getsource(
+        PPOTrainerSync.on_init_end
+    )
+
+
+def test_texts_that_cannot_be_read_end_the_run_before_a_step(log, tmp_path):
+    (tmp_path / "profile.json").write_text('["", []]', encoding="utf-8")
+    trainer = make(profile_file=str(tmp_path / "profile.json"), profile_after="/a")
+    with pytest.raises(ValueError, match=r"profile\.json: has no text to profile the actor on"):
+        trainer.on_init_end()
+    assert log == ["init sync"]
+
+
+def test_an_actor_that_cannot_be_profiled_ends_the_run_before_verl_starts(log, monkeypatch):
+    monkeypatch.setitem(CONFIG["actor_rollout_ref"]["actor"], "strategy", "megatron")
+    assert make().config
+    log.clear()
+    with pytest.raises(ValueError, match="'megatron' cannot be profiled"):
+        make(profile_file="texts")
+    assert log == []
 
 
 def test_without_ptls_keys_it_is_verls_own_trainer(log, tmp_path, monkeypatch):
