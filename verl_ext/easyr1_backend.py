@@ -17,8 +17,10 @@ from verl_ext.easyr1_config import config_problems, easyr1_config
 from verl_ext.easyr1_home import clone, easyr1_version, home_problem
 from verl_ext.easyr1_schema import NEWEST
 from verl_ext.easyr1_sizes import size_problems
+from verl_ext.easyr1_transformers import transformers_problems
 from verl_ext.grpo_settings import EasyR1Model, read_settings, template_path
-from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, stage_facts
+from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, require_steps, stage_facts
+from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, Problem, easyr1_rows, stage_problems
 from verl_ext.ray_cluster import ray_environment, running_cluster_problem
 from verl_ext.reward_check import reward_problem
@@ -61,8 +63,9 @@ class EasyR1:
         return "\n".join(filter(None, problems)) or None
 
     def check_model(self, stage: StageSpec, model: StageModel) -> str | None:
-        """Return what of a round's shape vLLM would refuse, or None."""
-        return "\n".join(shape_problems(_settings(stage), model)) or None
+        """Return what of a round's shape vLLM, or of its files transformers 4, would refuse."""
+        problems = [*shape_problems(_settings(stage), model), *transformers_problems(model)]
+        return "\n".join(problems) or None
 
     def check_thoroughly(self, stage: StageSpec) -> str | None:
         """Return what EasyR1's own config and checks find wrong, or None.
@@ -74,6 +77,7 @@ class EasyR1:
             return problem
         keys = easyr1_config(settings, _example_facts(stage, settings))
         found = [
+            *data_problems(settings),
             check_in_easyr1(python, clone(settings.home), keys),
             reward_problem(python, settings.reward),
         ]
@@ -84,7 +88,7 @@ class EasyR1:
         settings = _settings(stage)
         facts = stage_facts(ctx, stage, settings, model, folder, reward_function=REWARD_FUNCTION)
         problems = stage_problems(ctx, stage, settings)
-        _require_usable(settings, facts, problems)
+        _require_uncut(facts)
         return EasyR1Job(
             files={**_data_files(facts, problems), **_code_files(settings, facts)},
             command=_command(stage, settings, facts),
@@ -120,8 +124,7 @@ def _saved_actor(job: StageJob) -> Path:
             f"{job.result}: the stage left {len(found)} checkpoints where it should be one; "
             f"see {job.command.log}"
         )
-    if job.steps is None or not job.steps.is_file():
-        raise StageError(f"{job.result.parent}: no step was noted: PTL's trainer did not run")
+    require_steps(job)
     return found[0]
 
 
@@ -146,18 +149,12 @@ def _example_facts(stage: StageSpec, settings: EasyR1Model) -> StageFacts:
     )
 
 
-def _require_usable(settings: EasyR1Model, facts: StageFacts, problems: Sequence[Problem]) -> None:
-    """Refuse what EasyR1 would end on with an assertion or a cut path."""
+def _require_uncut(facts: StageFacts) -> None:
+    """Refuse a path that EasyR1 would cut in two."""
     if "@" in str(facts.train):
         raise PTLError(
             f"{facts.folder}: EasyR1 takes what follows '@' in a path for a split; give a run_dir "
             "without one"
-        )
-    if len(problems) < settings.grpo.prompts_per_step:
-        raise PTLError(
-            f"settings.grpo.prompts_per_step: {settings.grpo.prompts_per_step} is more than the "
-            f"{len(problems)} problems of the round's part of '{settings.problems.path}'; give "
-            "less, or more problems"
         )
 
 

@@ -134,6 +134,15 @@ class GrpoStageModel(_Strict):
     config: Mapping[str, Any] = {}
     """Any other keys of the framework, verbatim; dotted or nested."""
 
+    @pydantic.model_validator(mode="after")
+    def _machines_have_a_cluster(self) -> GrpoStageModel:
+        if self.nodes > 1 and self.ray_address in (None, "local"):
+            raise ValueError(
+                f"nodes: {self.nodes} machines are those of a Ray cluster; give its address as "
+                "ray_address"
+            )
+        return self
+
 
 class VerlModel(GrpoStageModel):
     """`settings` of the backend `verl`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.errors import StageError
+from ptl_plugins.stage_types import StageJob, StageSpec
 from ptl_plugins.types import RoundContext
 from verl_ext.grpo_settings import GrpoStageModel, template_path
 
@@ -94,6 +95,18 @@ def stage_facts(
         processes=stage.launch.processes,
         seed=ctx.recipe.seed + ctx.spec.index,
     )
+
+
+def require_steps(job: StageJob) -> None:
+    """Refuse the result of a stage that trained nothing.
+
+    Raises:
+        StageError: no step was noted.
+    """
+    if job.steps is None or not job.steps.is_file() or not job.steps.stat().st_size:
+        raise StageError(
+            f"{job.result.parent}: the stage noted no training step; see {job.command.log}"
+        )
 
 
 def file_problems(settings: GrpoStageModel) -> list[str]:

@@ -12,7 +12,7 @@ from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
 from ptl_plugins.types import RoundContext
 from verl_ext.grpo_settings import VerlModel, read_settings, template_path
-from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, stage_facts
+from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, require_steps, stage_facts
 from verl_ext.hydra_overrides import override
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, stage_problems, verl_rows
@@ -88,8 +88,7 @@ class Verl:
                 f"{job.result}: the stage left {len(found)} checkpoints where it should be one; "
                 f"see {job.command.log}"
             )
-        if job.steps is None or not job.steps.is_file():
-            raise StageError(f"{job.result.parent}: no step was noted: PTL's trainer did not run")
+        require_steps(job)
         return found[0]
 
 

@@ -55,3 +55,9 @@ def test_nested_and_dotted_keys_are_the_same():
 def test_templates_come_with_ptl_or_are_files(tmp_path):
     assert template_path("think_boxed").is_file()
     assert template_path(str(tmp_path / "own.jinja")) == tmp_path / "own.jinja"
+
+
+@pytest.mark.parametrize(("address", "fine"), [(None, False), ("local", False), ("h:6379", True)])
+def test_several_machines_need_the_address_of_their_cluster(address, fine):
+    found = read_settings(VerlModel, {"problems": PROBLEMS, "nodes": 2, "ray_address": address})
+    assert isinstance(found, VerlModel) if fine else found[0].startswith("settings: nodes: 2 ")

@@ -129,6 +129,17 @@ def test_easyr1_and_the_judge_are_asked_in_the_stages_interpreter(stage, monkeyp
     assert keys["worker"]["reward"]["reward_function"] == f"{REWARD}:score_answers"
 
 
+def test_problems_that_cannot_be_read_are_told_before_the_first_round(stage, monkeypatch, tmp_path):
+    monkeypatch.setattr(easyr1_backend, "running_cluster_problem", lambda _: None)
+    monkeypatch.setattr(easyr1_backend, "check_in_easyr1", lambda *_: None)
+    monkeypatch.setattr(easyr1_backend, "reward_problem", lambda *_: None)
+    problems = {"path": str(tmp_path / "problems.jsonl"), "answer": "solution"}
+    found = EasyR1().check_thoroughly(stage(problems=problems))
+    assert found.startswith("settings.problems: ")
+    assert "has no column 'solution'" in found
+    assert EasyR1().check_thoroughly(stage()) is None
+
+
 def test_the_job_has_the_yaml_the_problems_and_the_programs(stage, tmp_path):
     job, folder = job_of(stage(), tmp_path), tmp_path / "stage_0"
     names = {str(path.relative_to(folder)) for path in job.files}
@@ -240,5 +251,5 @@ def test_none_or_several_checkpoints_are_refused(number, trained):
 def test_a_run_without_notes_is_refused(trained):
     job, _, _ = trained
     job.steps.unlink()
-    with pytest.raises(StageError, match="no step was noted: PTL's trainer did not run"):
+    with pytest.raises(StageError, match="the stage noted no training step"):
         EasyR1().collect(job)

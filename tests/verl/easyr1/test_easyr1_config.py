@@ -44,7 +44,8 @@ def paper():
 
 
 def short():
-    return settings(grpo={"kl": 0, "steps": 2, "prompts_per_step": 4, "mini_batch": 4}, nodes=2)
+    grpo = {"kl": 0, "steps": 2, "prompts_per_step": 4, "mini_batch": 4}
+    return settings(grpo=grpo, nodes=2, ray_address="10.0.0.1:6379")
 
 
 def own():

@@ -10,6 +10,8 @@ from verl_ext.grpo_settings import EasyR1Model
 GPUS = "the stage's 8 GPUs (launch.processes x nodes)"
 GRPO = {"prompts_per_step": 128, "mini_batch": 128, "samples_per_prompt": 8}
 
+CLUSTER = {"ray_address": "10.0.0.1:6379"}
+
 
 def found(*, grpo=GRPO, processes=8, **keys):
     settings = {"home": "EasyR1", "problems": {"path": "p"}, "grpo": {**GRPO, **grpo}, **keys}
@@ -20,7 +22,10 @@ def found(*, grpo=GRPO, processes=8, **keys):
     ("keys", "line"),
     [
         ({"tensor_parallel": 3}, f"settings.tensor_parallel: 3 does not divide {GPUS}"),
-        ({"tensor_parallel": 3, "nodes": 2, "processes": 4}, "3 does not divide the stage's 8"),
+        (
+            {"tensor_parallel": 3, "nodes": 2, "processes": 4, **CLUSTER},
+            "3 does not divide the stage's 8",
+        ),
         (
             {"config": {"worker.actor.ulysses_size": 3}},
             f"settings.config.worker.actor.ulysses_size: 3 does not divide {GPUS}",
@@ -70,7 +75,7 @@ def test_a_size_that_does_not_fit_is_one_line(keys, line):
     [
         {},
         {"tensor_parallel": 8},
-        {"nodes": 4},
+        {"nodes": 4, **CLUSTER},
         {"config": {"worker.actor.ulysses_size": 2}},
         {"grpo": {"prompts_per_step": 8, "mini_batch": 8}},
         {
