@@ -21,8 +21,8 @@ from ptl_plugins.steps import moments
 from ptl_plugins.types import RoundContext, RoundSpec
 
 SHOWN_BYTES = 4096
-"""Larger files are counted, not shown; so are texts for training of any size."""
-DATA = (".jsonl", ".txt", ".csv")
+"""Larger files are counted, not shown; so are texts and programs of any size."""
+COUNTED = (".jsonl", ".txt", ".csv", ".py")
 SETTINGS = (".yaml", ".yml")
 TEXT = "    | "
 """Stands before each line of a file that is shown."""
@@ -142,7 +142,7 @@ def _files(job: StageJob) -> Iterator[str]:
         lines = text.removesuffix("\n").split("\n") if text else []
         size = len(text.encode())
         yield _line("write", f"{path}: {len(lines)} lines, {size} bytes")
-        small = size < SHOWN_BYTES and path.suffix not in DATA
+        small = size < SHOWN_BYTES and path.suffix not in COUNTED
         if small or path.suffix in SETTINGS:
             yield from _block(TEXT, lines)
 

@@ -18,8 +18,9 @@ from verl_ext.easyr1_home import clone, easyr1_version, home_problem
 from verl_ext.easyr1_schema import NEWEST
 from verl_ext.easyr1_sizes import size_problems
 from verl_ext.easyr1_transformers import transformers_problems
+from verl_ext.grpo_files import file_problems
 from verl_ext.grpo_settings import EasyR1Model, read_settings, template_path
-from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, require_steps, stage_facts
+from verl_ext.grpo_stage import REWARD, StageFacts, require_steps, stage_facts
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, Problem, easyr1_rows, stage_problems
 from verl_ext.ray_cluster import ray_environment, running_cluster_problem

@@ -1,4 +1,4 @@
-"""What a GRPO stage is given beside its settings, and the checks that both backends share."""
+"""What a GRPO stage is given beside its settings, and what it has to leave."""
 
 from __future__ import annotations
 
@@ -107,20 +107,3 @@ def require_steps(job: StageJob) -> None:
         raise StageError(
             f"{job.result.parent}: the stage noted no training step; see {job.command.log}"
         )
-
-
-def file_problems(settings: GrpoStageModel) -> list[str]:
-    """Return a line for each file of the settings that is not there."""
-    named = {
-        "prompt": template_path(settings.prompt),
-        "chat_template": settings.chat_template and template_path(settings.chat_template),
-        "reward.file": settings.reward.file and Path(settings.reward.file).expanduser(),
-    }
-    packaged = sorted(path.stem for path in REWARD.with_name("templates").glob("*.jinja"))
-    allowed = {"reward.file": "give a Python file"}
-    return [
-        f"settings.{key}: '{path}' is no file; "
-        f"{allowed.get(key, 'give a jinja file, or one of ' + ', '.join(packaged))}"
-        for key, path in named.items()
-        if path and not Path(path).is_file()
-    ]

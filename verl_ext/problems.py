@@ -122,11 +122,16 @@ def easyr1_rows(problems: Sequence[Problem]) -> str:
 def _rendered(problems: Sequence[Problem], template: Path) -> list[str]:
     import jinja2
 
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     try:
-        form = jinja2.Template(template.read_text(encoding="utf-8").strip())
-        return [form.render(content=problem.question) for problem in problems]
-    except jinja2.TemplateError as error:
+        form = environment.from_string(template.read_text(encoding="utf-8").strip())
+        texts = [form.render(content=problem.question) for problem in problems]
+    except Exception as error:  # a template may do anything
         raise PTLError(f"{template}: is no jinja template of `content` ({error})") from error
+    for problem, text in zip(problems, texts, strict=True):
+        if problem.question.strip() not in text:
+            raise PTLError(f"{template}: does not write the question; use `content` in it")
+    return texts
 
 
 def _lines(rows: Iterable[object]) -> str:

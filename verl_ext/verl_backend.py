@@ -11,8 +11,9 @@ from ptl_plugins.errors import StageError
 from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
 from ptl_plugins.types import RoundContext
+from verl_ext.grpo_files import file_problems
 from verl_ext.grpo_settings import VerlModel, read_settings, template_path
-from verl_ext.grpo_stage import REWARD, StageFacts, file_problems, require_steps, stage_facts
+from verl_ext.grpo_stage import REWARD, StageFacts, require_steps, stage_facts
 from verl_ext.hydra_overrides import override
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, stage_problems, verl_rows

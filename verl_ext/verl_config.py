@@ -75,6 +75,8 @@ def config_problems(settings: VerlModel) -> Iterator[str]:
             yield f"settings.config.{key}: a key cannot be removed; give it a value"
         elif bare in REMEDIES:
             yield f"settings.config.{key}: is set by PTL; {REMEDIES[bare]}"
+        elif bare in USELESS or bare.startswith(f"{MODEL}.lora"):
+            yield f"settings.config.{key}: {USELESS.get(bare, LORA)}; remove it"
         elif bare in OURS:
             yield f"settings.config.{key}: is set by PTL for each round; remove it"
         elif bare.startswith("ptl."):
@@ -217,6 +219,13 @@ DEFAULTS: Mapping[str, Any] = {
     "trainer.test_freq": -1,
 }
 """What a recipe may change: of the start, and where verl's own default is no use here."""
+LORA = "a stage trains every weight of the pruned model, no adapter"
+USELESS: Mapping[str, str] = {
+    "trainer.use_v1": "PTL's trainer is one of verl's newer kind",
+    "trainer.val_only": "a stage trains",
+    "data.train_max_samples": "a round's part is all that a stage is given",
+}
+"""What would leave the stage without a trained model, and why."""
 OURS = {
     "data.train_files", "data.val_files", "data.seed", f"{MODEL}.path", "trainer.save_freq",
     f"{ACTOR}.checkpoint.save_contents", "algorithm.use_kl_in_reward", "trainer.v1.trainer_mode",

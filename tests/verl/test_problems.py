@@ -88,10 +88,19 @@ def test_easyr1s_rows_are_plain(tmp_path):
     }
 
 
-def test_a_template_that_is_none_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{{ content", "is no jinja template of `content`"),
+        ("{{ question }}", "is no jinja template of `content`"),
+        ("{{ 1 / 0 }} {{ content }}", "is no jinja template of `content`"),
+        ("Answer.", "does not write the question"),
+    ],
+)
+def test_a_template_that_asks_no_question_is_one_line(tmp_path, text, line):
     template = tmp_path / "t.jinja"
-    template.write_text("{{ content")
-    with pytest.raises(PTLError, match=r"t\.jinja: is no jinja template"):
+    template.write_text(text)
+    with pytest.raises(PTLError, match=rf"t\.jinja: {line}"):
         verl_rows([Problem(question="q", answer="2")], template)
 
 

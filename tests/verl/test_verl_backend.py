@@ -50,6 +50,10 @@ def place(tmp_path, monkeypatch):
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "problems.jsonl").write_text(text, encoding="utf-8")
     (tmp_path / "prompt.jinja").write_text("Q: {{ content }}\n", encoding="utf-8")
+    (tmp_path / "open.jinja").write_text("{% for m in messages %}", encoding="utf-8")
+    (tmp_path / "latin.jinja").write_text("\xe9 {{ content }}\n", encoding="latin-1")
+    (tmp_path / "own.py").write_text("from math import sqrt as root\ndef score(): ...\n")
+    (tmp_path / "broken.py").write_text("def f(:\n")
     return tmp_path
 
 
@@ -67,10 +71,17 @@ def everything(folder):
     ("settings", "line"),
     [
         ({"prompt": "none.jinja"}, "settings.prompt: 'none.jinja' is no file; give a jinja file, "
-         "or one of boxed, plain_chat, think_boxed"),
+         "or think_boxed or boxed"),
         ({"chat_template": "none.jinja"}, "settings.chat_template: 'none.jinja' is no file; "),
         ({"reward": {"file": "r.py", "function": "f"}},
          "settings.reward.file: 'r.py' is no file; give a Python file"),
+        ({"reward": {"file": "own.py", "function": "scor"}},
+         "settings.reward.function: 'own.py' defines no function 'scor' (did you mean 'score'?)"),
+        ({"reward": {"file": "broken.py", "function": "f"}},
+         "settings.reward.file: 'broken.py' is no Python ("),
+        ({"chat_template": "boxed"}, "writes no `messages`; give a jinja file, or plain_chat"),
+        ({"chat_template": "open.jinja"}, "settings.chat_template: 'open.jinja' is no jinja temp"),
+        ({"prompt": "latin.jinja"}, "settings.prompt: 'latin.jinja' is not UTF-8; give a jinja"),
         ({"reward": {"file": "prompt.jinja"}}, "file and function go together"),
         ({"problems": None}, "settings.problems: "),
         ({"rollout": "vlm"}, "settings.rollout: "),
@@ -89,6 +100,12 @@ def test_a_mistake_is_one_line(place, settings, line):
     assert line in found
     assert "\n" not in found
     assert found.startswith("settings")
+
+
+@pytest.mark.parametrize("function", ["score", "root"])
+def test_a_reward_of_the_users_own_may_define_or_import_its_function(place, function):
+    reward = {"file": "own.py", "function": function}
+    assert Verl().check(stage(reward=reward)) is None
 
 
 def test_every_mistake_is_told_at_once(place):

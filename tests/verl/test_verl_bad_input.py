@@ -76,8 +76,8 @@ def ptl(place, monkeypatch, capsys):
          "a multiple of 4"),
         ({"chat_template": None}, "chat_template: the model has no chat template of its own; "
          "give one, such as plain_chat"),
-        ({"prompt": "none.jinja"}, "prompt: 'none.jinja' is no file; give a jinja file, or one "
-         "of boxed, plain_chat, think_boxed"),
+        ({"prompt": "none.jinja"}, "prompt: 'none.jinja' is no file; give a jinja file, or "
+         "think_boxed or boxed"),
     ],
 )  # fmt: skip
 def test_a_stage_that_cannot_be_trained_is_one_line_and_nothing_is_written(

@@ -144,7 +144,7 @@ def test_easyr1_in_the_folder_that_the_stage_works_in_is_seen_too(package, monke
     [
         (
             {"__init__": "__version__ = '0.8.0'", "trainer/main_ppo": ""},
-            f"settings: verl 0.8.0 in {sys.executable}; 0.9.x is supported",
+            f"settings: verl 0.8.0 in {sys.executable}; 0.9.1 is supported",
         ),
         (
             {"__init__": "", "other": ""},

@@ -84,6 +84,10 @@ def test_no_key_is_given_twice_and_the_recipes_wins_over_a_default():
         ({"+ptl.steps_file": "x"}, "is PTL's own key"),
         ({"~trainer.logger": None}, "a key cannot be removed"),
         ({"a.b": {1, 2}}, "cannot be an override"),
+        ({"trainer.use_v1": False}, "PTL's trainer is one of verl's newer kind; remove it"),
+        ({"trainer": {"val_only": True}}, "a stage trains; remove it"),
+        ({"actor_rollout_ref.model.lora_rank": 8}, "a stage trains every weight"),
+        ({"actor_rollout_ref.model.lora.rank": 8}, "a stage trains every weight"),
     ],
 )
 def test_keys_that_ptl_sets_are_refused_with_the_place_to_set_them(config, line):

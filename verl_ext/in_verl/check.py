@@ -16,7 +16,7 @@ from typing import Any
 
 from verl_ext.in_verl.profile_texts import profile_problem
 
-SUPPORTED = "0.9."
+SUPPORTED = "0.9.1"
 ENGINES = {"vllm": "vllm", "sglang": "sglang"}
 """The module that a rollout needs."""
 
@@ -52,8 +52,8 @@ def _wrong_verl(version: str) -> Iterator[str]:
         easyr1 = _is_module("verl.trainer.main")
         kind = "EasyR1; use backend easyr1" if easyr1 else "not verl; name another interpreter"
         yield f"python: what is called verl in {sys.executable} is {kind}"
-    elif not version.startswith(SUPPORTED):
-        yield f"settings: verl {version} in {sys.executable}; {SUPPORTED}x is supported"
+    elif version != SUPPORTED:
+        yield f"settings: verl {version} in {sys.executable}; {SUPPORTED} is supported"
 
 
 def _is_module(name: str) -> bool:

@@ -12,7 +12,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "reward": ("critic/rewards/mean",),
     "reward_min": ("critic/rewards/min",),
     "reward_max": ("critic/rewards/max",),
-    "kl": ("actor/kl_loss", "actor/reward_kl_penalty"),
+    "kl": ("actor/kl_loss",),
     "policy_kl": ("actor/ppo_kl",),
     "clip_fraction": ("actor/pg_clipfrac",),
     "entropy": ("actor/entropy",),

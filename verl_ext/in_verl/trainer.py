@@ -25,6 +25,8 @@ ACTORS = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
 class PTLTrainer(PPOTrainerSync):
     """Reads `ptl.*` of the config: `steps_file`, `profile_file`, `profile_before`, `_after`."""
 
+    total_training_steps: int
+
     def __init__(self, config: DictConfig) -> None:
         with open_dict(config):
             # verl tells its modes by name, and treats any but "sync" as an asynchronous one
@@ -41,6 +43,21 @@ class PTLTrainer(PPOTrainerSync):
         if "profile_file" in self._ptl:
             for role in self.role_worker_mapping.keys() & set(ACTORS):
                 self.role_worker_mapping[role] = ray.remote(ProfilingWorker)
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        most = self.steps_per_epoch * self.config.trainer.total_epochs
+        if most == 0:
+            raise ValueError(
+                f"{len(self.train_dataset)} questions are no longer than data.max_prompt_length, "
+                f"and one step takes {self.config.data.train_batch_size}"
+            )
+        # verl's loop ends with the epochs too, but then saves nothing and tells nobody
+        self.total_training_steps = min(self.total_training_steps, most)
+        with open_dict(self.config):
+            self.config.actor_rollout_ref.actor.optim.total_training_steps = (
+                self.total_training_steps * self.parameter_sync_step
+            )
 
     def on_init_end(self) -> None:
         """Profile the actor before the first step, if asked: the rollout holds no memory yet."""

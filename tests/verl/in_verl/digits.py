@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 QUESTION = "Say {digit}"
 ANSWER = "<think>so</think> \\boxed{{{digit}}}"
-TAUGHT, CONFUSED = 150, 15
+TAUGHT, CONFUSED = 150, 8
 """Batches in which the answers are right, and then random."""
 
 

@@ -20,7 +20,7 @@ from ptl_plugins.testing import write_tiny_corpus
 GRPO = {
     "samples_per_prompt": 16,
     "prompts_per_step": 20,
-    "mini_batch": 5,
+    "mini_batch": 10,
     "max_prompt_length": 24,
     "max_response_length": 7,
     "epochs": 3,
@@ -33,11 +33,11 @@ SETTINGS = {
     "prompt": "prompt.jinja",
     "chat_template": "plain_chat",
     "config": {
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 80,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 160,
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 160,
     },
 }
-STEPS, SHUFFLED_STEPS = 22, 10
+STEPS, SHUFFLED_STEPS = 16, 12
 
 
 @pytest.fixture(scope="module")

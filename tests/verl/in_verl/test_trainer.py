@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of engines that are not installed
     from verl_ext.in_verl import trainer as ours
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -195,3 +195,31 @@ def test_only_the_actors_worker_is_replaced_and_only_for_a_profile(log, role):
         Role.RefPolicy: "verl's",
         Role.Critic: "verl's",
     }
+
+
+@pytest.mark.parametrize(("asked", "does"), [(5, 5), (6, 6), (50, 6)])
+def test_more_steps_than_the_epochs_have_are_not_waited_for(log, monkeypatch, asked, does):
+    def loader(self):
+        self.steps_per_epoch, self.total_training_steps, self.parameter_sync_step = 3, asked, 1
+
+    monkeypatch.setattr(PPOTrainerSync, "_init_dataloader", loader)
+    trainer = make()
+    with open_dict(trainer.config):
+        trainer.config.trainer.total_epochs = 2
+        trainer.config.actor_rollout_ref.actor.optim = {"total_training_steps": -1}
+    trainer._init_dataloader()
+    assert trainer.total_training_steps == does
+    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == does
+
+
+def test_questions_that_fill_no_step_are_told_of_by_number(log, monkeypatch):
+    def loader(self):
+        self.steps_per_epoch, self.total_training_steps, self.train_dataset = 0, 5, [1, 2]
+
+    monkeypatch.setattr(PPOTrainerSync, "_init_dataloader", loader)
+    trainer = make()
+    with open_dict(trainer.config):
+        trainer.config.trainer.total_epochs = 2
+        trainer.config.data.train_batch_size = 4
+    with pytest.raises(ValueError, match=r"2 questions are no longer than data\.max_prompt"):
+        trainer._init_dataloader()

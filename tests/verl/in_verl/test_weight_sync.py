@@ -30,7 +30,7 @@ SETTINGS = {
         "mini_batch": 5,
         "max_prompt_length": 24,
         "max_response_length": 7,
-        "learning_rate": 5e-3,
+        "learning_rate": 2e-2,
         "steps": 3,
         "kl": 0.0,
     },
@@ -92,6 +92,6 @@ def test_without_the_sync_the_rollouts_probabilities_are_no_longer_the_actors(fa
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = facts.steps.read_text(encoding="utf-8").splitlines()
-    first, _, last = (json.loads(line)["rollout_correlation"] for line in lines)
+    first, second, last = (json.loads(line)["rollout_correlation"] for line in lines)
     assert first > 0.99  # the same weights still
-    assert last < 0.9, (first, last)
+    assert max(second, last) < 0.9, (first, second, last)
