@@ -142,7 +142,10 @@ def _code_files(facts: StageFacts) -> dict[Path, str]:
 
 def _command(stage: StageSpec, settings: VerlModel, facts: StageFacts) -> Command:
     overrides = verl_overrides(settings, facts, _chat_template(facts))
+    inside = inside_environment(facts.folder / CODE, rollout=settings.rollout)
     hydra: dict[str, Any] = {"hydra.run.dir": str(facts.folder / "hydra")}
+    if settings.ray_address not in (None, "local"):  # processes that were not started from here
+        hydra |= {f"+ray_kwargs.ray_init.runtime_env.env_vars.{k}": v for k, v in inside.items()}
     return Command(
         words=(
             stage.python or sys.executable,
@@ -155,7 +158,7 @@ def _command(stage: StageSpec, settings: VerlModel, facts: StageFacts) -> Comman
         log=facts.folder / LOG,
         environment={
             "PYTHONUNBUFFERED": "1",
-            **inside_environment(facts.folder / CODE, rollout=settings.rollout),
+            **inside,
             **ray_environment(settings.ray_address),
         },
         launch=stage.launch,

@@ -277,6 +277,16 @@ def test_the_environment_is_the_stages_own(place, job, monkeypatch):
     assert "VERL_PLATFORM" not in joined
 
 
+@pytest.mark.parametrize(("address", "tells"), [("head:6379", True), ("local", False)])
+def test_a_cluster_that_was_started_elsewhere_is_told_where_the_stages_code_is(job, address, tells):
+    words = job(ray_address=address).command.words
+    key = "+ray_kwargs.ray_init.runtime_env.env_vars."
+    told = [word for word in words if word.startswith(key)]
+    names = {word.removeprefix(key).split("=")[0] for word in told}
+    wanted = {"PYTHONPATH", "VERL_USE_EXTERNAL_MODULES", "VERL_PLATFORM", "VERL_ENGINE_DEVICE"}
+    assert names == (wanted if tells else set())
+
+
 def test_a_reward_of_the_users_own_is_used_where_it_is(place, job):
     (place / "mine.py").write_text("def f(): ...\n", encoding="utf-8")
     made = job(reward={"file": "mine.py", "function": "f"})
