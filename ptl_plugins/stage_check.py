@@ -11,8 +11,11 @@ import yaml
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.registry import Registry
 from ptl_plugins.run_folder import RunFolder
-from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.stage_types import LaunchSpec, StageSpec
 from ptl_plugins.types import Recipe, RoundContext
+
+LOCAL = LaunchSpec().launcher
+"""Where a stage's interpreter is this machine's."""
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +24,16 @@ class NotCheckedError(PTLError):
     """A backend's framework is not there to be asked; the text says where it was sought."""
 
 
-def check_stages(recipe: Recipe, registry: Registry) -> tuple[str, ...]:
+def check_stages(
+    recipe: Recipe, registry: Registry, *, starts_here: bool = False
+) -> tuple[str, ...]:
     """Let the frameworks' parsers read the settings; return why some could not be, once each.
+
+    Args:
+        recipe: its stages.
+        registry: their backends.
+        starts_here: whether the stages are about to run: one of this machine whose framework is
+            not there is a problem then.
 
     Raises:
         RecipeError: one line per problem.
@@ -33,7 +44,10 @@ def check_stages(recipe: Recipe, registry: Registry) -> tuple[str, ...]:
         try:
             found = registry.backends.get(stage.backend).check_thoroughly(_whole(recipe, stage))
         except NotCheckedError as error:
-            unchecked.append(str(error))
+            if starts_here and stage.launch.launcher == LOCAL:
+                problems.append(_placed(recipe, index, f"python: {error}"))
+            else:
+                unchecked.append(str(error))
         else:
             problems += [_placed(recipe, index, line) for line in (found or "").splitlines()]
     if problems:
@@ -48,7 +62,7 @@ def check_unfinished(recipe: Recipe, registry: Registry, run: RunFolder) -> None
         RecipeError: one line per problem.
     """
     if run.num_finished() < len(recipe.rounds):
-        for reason in check_stages(recipe, registry):
+        for reason in check_stages(recipe, registry, starts_here=run.writes):
             logger.warning("%s: %s", recipe.source, reason)
 
 

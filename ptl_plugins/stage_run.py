@@ -55,10 +55,10 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
             _write_files(job, folder)
     if not trained:
         _run_program(ctx, stage, job, folder)
-        if job.steps is not None:
-            note_steps(ctx.run, job.steps, round_index=ctx.spec.index, stage=index)
     with ctx.log.timed("collect"):
         _take(backend, job, model, out)
+        if job.steps is not None:
+            note_steps(ctx.run, job.steps, round_index=ctx.spec.index, stage=index)
         write_json(folder / DONE, {"backend": stage.backend})
         if not ctx.recipe.keep.intermediate:
             shutil.rmtree(job.result, ignore_errors=True)

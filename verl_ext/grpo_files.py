@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ptl_plugins.errors import did_you_mean
 from verl_ext.grpo_settings import GrpoStageModel, RewardModel, template_path
 
+GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
+"""A tag of transformers' own in chat templates."""
 REMEDIES = {
     "prompt": "give a jinja file, or think_boxed or boxed",
     "chat_template": "give a jinja file, or plain_chat",
@@ -36,10 +39,9 @@ def _chat_problems(settings: GrpoStageModel) -> Iterator[str]:
     import jinja2.meta
 
     path = template_path(settings.chat_template)
+    text = GENERATION.sub("", path.read_text(encoding="utf-8"))
     try:
-        form = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            path.read_text(encoding="utf-8")
-        )
+        form = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
     except jinja2.TemplateError as error:
         yield f"settings.chat_template: '{path}' is no jinja template ({error})"
         return

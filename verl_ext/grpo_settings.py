@@ -95,6 +95,12 @@ class RewardModel(_Strict):
     """The function of that file."""
 
     @pydantic.model_validator(mode="after")
+    def _something_is_rewarded(self) -> RewardModel:
+        if not self.accuracy_weight and not self.format_weight:
+            raise ValueError("accuracy_weight and format_weight are both 0: nothing is rewarded")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _own_file_has_function(self) -> RewardModel:
         if (self.file is None) != (self.function is None):
             raise ValueError("file and function go together: give both, or neither")

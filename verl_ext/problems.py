@@ -126,11 +126,11 @@ def _rendered(problems: Sequence[Problem], template: Path) -> list[str]:
     try:
         form = environment.from_string(template.read_text(encoding="utf-8").strip())
         texts = [form.render(content=problem.question) for problem in problems]
+        asks = form.render(content="one") != form.render(content="two")
     except Exception as error:  # a template may do anything
         raise PTLError(f"{template}: is no jinja template of `content` ({error})") from error
-    for problem, text in zip(problems, texts, strict=True):
-        if problem.question.strip() not in text:
-            raise PTLError(f"{template}: does not write the question; use `content` in it")
+    if not asks:
+        raise PTLError(f"{template}: does not write the question; use `content` in it")
     return texts
 
 

@@ -125,7 +125,8 @@ def _data(settings: VerlModel, facts: StageFacts) -> Keys:
 def _model(facts: StageFacts, chat_template: str | None) -> Keys:
     keys: Keys = {f"{MODEL}.path": str(facts.model)}
     if chat_template is not None:
-        keys[f"{MODEL}.custom_chat_template"] = chat_template
+        # OmegaConf would look for what a "${" names
+        keys[f"{MODEL}.custom_chat_template"] = chat_template.replace("${", r"\${")
     return keys
 
 

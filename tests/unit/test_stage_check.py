@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,7 +13,9 @@ from ptl_plugins.errors import RecipeError
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.recipe_file import read_recipe
 from ptl_plugins.run import run_recipe
-from ptl_plugins.stage_check import NotCheckedError, check_stages
+from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.stage_check import NotCheckedError, check_stages, check_unfinished
+from ptl_plugins.stage_types import LaunchSpec
 from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
 from ptl_plugins.testing.fake_backend import FakeBackend
 
@@ -103,9 +106,23 @@ def test_a_run_that_is_done_asks_no_framework(loaded, answers):
     assert len(asked) == 2
 
 
-def test_a_run_that_could_not_be_checked_says_so_and_goes_on(loaded, answers, caplog):
+def test_a_run_whose_framework_is_not_on_this_machine_is_refused(loaded, answers, place):
     answers(absent)
-    assert run_recipe(*loaded).is_dir()
+    with pytest.raises(RecipeError, match=r"recover\.0\.python: the framework is not there"):
+        run_recipe(*loaded)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(("launcher", "writes"), [("elsewhere", True), ("local", False)])
+def test_what_runs_elsewhere_or_not_at_all_is_told_and_goes_on(
+    loaded, answers, caplog, launcher, writes
+):
+    recipe, _, registry = loaded
+    answers(absent)
+    launch = LaunchSpec(launcher=launcher)
+    stages = tuple(replace(stage, launch=launch) for stage in recipe.stages)
+    run = RunFolder(recipe.run_folder, writes=writes)
+    check_unfinished(replace(recipe, stages=stages), registry, run)
     assert "r.yaml: the framework is not there" in caplog.text
 
 

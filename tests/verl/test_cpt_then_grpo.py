@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ import time
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
@@ -33,12 +36,19 @@ GRPO = {
         "max_prompt_length": 96,
         "max_response_length": 16,
         "steps": 2,
+        "learning_rate": 1.0e-2,
     },
+    "reward": {"file": "reward.py", "function": "score"},
     "problems": {"path": "problems.jsonl"},
     "prompt": "prompt.jinja",
     "chat_template": "plain_chat",
     "profile": {"before": True, "after": True, "num_sequences": 3},
 }
+REWARD = """
+def score(data_source, solution_str, ground_truth, extra_info=None):
+    return sum(letter in "aeiou" for letter in solution_str) / 16
+"""
+"""One that a random model's answers differ in."""
 RECIPE = {
     "model": "model",
     "run_dir": "out",
@@ -68,11 +78,12 @@ def wait_for(condition, run, seconds=200):
 
 
 def left_in(folder):
-    """Return the processes whose command names the folder."""
+    """Return the processes of the folder's stages, Ray's daemons among them."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if str(folder) in " ".join(process.info["cmdline"] or []):
-            found.append(process)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in process.environ().get("PYTHONPATH", ""):
+                found.append(process)
     return found
 
 
@@ -91,6 +102,7 @@ def test_rounds_of_cpt_and_grpo_end_in_a_plain_checkpoint_though_one_was_killed(
     text = "".join(json.dumps(row) + "\n" for row in problems)
     (tmp_path / "problems.jsonl").write_text(text, encoding="utf-8")
     (tmp_path / "prompt.jinja").write_text("{{ content }}", encoding="utf-8")
+    (tmp_path / "reward.py").write_text(REWARD, encoding="utf-8")
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
 
     stage = tmp_path / "out" / "round_01" / "stage_1"
@@ -98,6 +110,7 @@ def test_rounds_of_cpt_and_grpo_end_in_a_plain_checkpoint_though_one_was_killed(
     wait_for((stage / "steps.jsonl").is_file, killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
+    assert left_in(tmp_path), "verl outlives the run that started it"
     after_cpt = (tmp_path / "out/round_01/stage_0/model/model.safetensors").stat().st_mtime_ns
 
     assert start(tmp_path).wait(600) == 0, (tmp_path / "log").read_text()[-3000:]
@@ -111,6 +124,9 @@ def test_rounds_of_cpt_and_grpo_end_in_a_plain_checkpoint_though_one_was_killed(
         assert loaded.config.intermediate_size == width
         assert str(loaded.dtype) == "torch.bfloat16"
         AutoTokenizer.from_pretrained(model)
+        given = load_file(tmp_path / f"out/round_0{number}/stage_0/model/model.safetensors")
+        trained = load_file(model / "model.safetensors")
+        assert any(not torch.equal(given[name], trained[name]) for name in given)
         assert [event["step"] for event in steps(tmp_path, number)] == [1, 2]
         assert all(event["reward"] is not None for event in steps(tmp_path, number))
         assert (

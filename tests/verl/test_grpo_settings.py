@@ -30,6 +30,7 @@ def test_the_defaults_are_the_papers():
             {"grpo": {"mini_batch": 48}},
             "settings.grpo: mini_batch: 48 does not divide prompts_per_step, 128",
         ),
+        ({"reward": {"accuracy_weight": 0, "format_weight": 0}}, "nothing is rewarded"),
         ({"reward": {"file": "r.py"}}, "settings.reward: file and function go together"),
         ({"rollout": "vlm"}, "settings.rollout: 'vlm' "),
         ({"problems": {"path": ""}}, "settings.problems.path: '' "),

@@ -88,6 +88,13 @@ def test_easyr1s_rows_are_plain(tmp_path):
     }
 
 
+def test_a_template_may_change_the_question(tmp_path):
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ content | upper | replace('A', 'B') }}")
+    (row,) = verl_rows([Problem(question="a?", answer="2")], template).splitlines()
+    assert json.loads(row)["prompt"][0]["content"] == "B?"
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

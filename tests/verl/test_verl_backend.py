@@ -102,6 +102,12 @@ def test_a_mistake_is_one_line(place, settings, line):
     assert found.startswith("settings")
 
 
+def test_a_chat_template_may_have_transformers_own_tag(place):
+    text = "{% for m in messages %}{%- generation %}{{ m }}{% endgeneration -%}{% endfor %}"
+    (place / "own.jinja").write_text(text, encoding="utf-8")
+    assert Verl().check(stage(chat_template="own.jinja")) is None
+
+
 @pytest.mark.parametrize("function", ["score", "root"])
 def test_a_reward_of_the_users_own_may_define_or_import_its_function(place, function):
     reward = {"file": "own.py", "function": function}

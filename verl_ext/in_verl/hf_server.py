@@ -18,7 +18,7 @@ GATHER_SECONDS = 0.05
 """How long the first prompt of a batch waits for others."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Request:
     """A prompt that waits for its answer."""
 
