@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptl_plugins.errors import PTLError
-from ptl_plugins.parts import cut_documents
 from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.text_data import read_rows
 from ptl_plugins.types import RoundContext
@@ -67,6 +66,8 @@ def round_problems(
     Raises:
         PTLError: they cannot be read, lack a column, or are fewer than the rounds.
     """
+    from ptl_plugins.parts import cut_documents
+
     problems = _read(spec)
     try:
         parts = cut_documents(len(problems), num_rounds, seed=seed)
