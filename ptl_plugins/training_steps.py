@@ -10,6 +10,8 @@ from typing import Any
 from ptl_plugins.run_folder import RunFolder
 
 EVENT = "training_step"
+RESERVED = {"time", "event", "round", "stage"}
+"""What every event of a stage has of its own."""
 
 
 def note_steps(run: RunFolder, path: Path, *, round_index: int, stage: int) -> int:
@@ -39,7 +41,3 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(facts, dict):
             yield {key: value for key, value in facts.items() if key not in RESERVED}
-
-
-RESERVED = {"time", "event", "round", "stage"}
-"""What every event of a stage has of its own."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ptl_plugins.errors import PTLError, StageError
+from ptl_plugins.errors import PTLError
 from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.types import RoundContext
 from verl_ext.easyr1_check import check_in_easyr1, easyr1_environment
@@ -19,8 +19,14 @@ from verl_ext.easyr1_schema import NEWEST
 from verl_ext.easyr1_sizes import size_problems
 from verl_ext.easyr1_transformers import transformers_problems
 from verl_ext.grpo_files import file_problems
-from verl_ext.grpo_settings import EasyR1Model, read_settings, template_path
-from verl_ext.grpo_stage import REWARD, StageFacts, require_steps, stage_facts
+from verl_ext.grpo_settings import EasyR1Model, read_settings
+from verl_ext.grpo_stage import (
+    StageFacts,
+    example_facts,
+    reward_files,
+    saved_checkpoint,
+    stage_facts,
+)
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, Problem, easyr1_rows, stage_problems
 from verl_ext.ray_cluster import ray_environment, running_cluster_problem
@@ -76,7 +82,9 @@ class EasyR1:
         settings, python = _settings(stage), stage.python or sys.executable
         if problem := running_cluster_problem(settings.ray_address):
             return problem
-        keys = easyr1_config(settings, _example_facts(stage, settings))
+        keys = easyr1_config(
+            settings, example_facts(stage, settings, reward_function=REWARD_FUNCTION)
+        )
         found = [
             *data_problems(settings),
             check_in_easyr1(python, clone(settings.home), keys),
@@ -109,7 +117,7 @@ class EasyR1:
         assert isinstance(job, EasyR1Job), "a job of this backend"
         from verl_ext.fsdp_shards import merge_shards, remove_shards
 
-        actor, merged = _saved_actor(job), job.result / MERGED
+        actor, merged = saved_checkpoint(job, "actor"), job.result / MERGED
         if not merged.is_dir():
             merge_shards(actor, merged)
         if not job.keep_shards:
@@ -117,37 +125,10 @@ class EasyR1:
         return merged
 
 
-def _saved_actor(job: StageJob) -> Path:
-    """Return the folder of the shards that the stage saved."""
-    found = sorted(job.result.glob("global_step_*/actor"))
-    if len(found) != 1:
-        raise StageError(
-            f"{job.result}: the stage left {len(found)} checkpoints where it should be one; "
-            f"see {job.command.log}"
-        )
-    require_steps(job)
-    return found[0]
-
-
 def _settings(stage: StageSpec) -> EasyR1Model:
     settings = read_settings(EasyR1Model, stage.settings)
     assert not isinstance(settings, list), "`check` comes first"
     return settings
-
-
-def _example_facts(stage: StageSpec, settings: EasyR1Model) -> StageFacts:
-    own, chat = settings.reward.file, settings.chat_template
-    folder = Path("/stage")
-    return StageFacts(
-        model=folder / "model",
-        folder=folder,
-        reward_file=Path(own).expanduser().resolve() if own else REWARD,
-        reward_function=settings.reward.function or REWARD_FUNCTION,
-        prompt=template_path(settings.prompt).resolve(),
-        chat_template=template_path(chat).resolve() if chat else None,
-        processes=stage.launch.processes,
-        seed=0,
-    )
 
 
 def _require_uncut(facts: StageFacts) -> None:
@@ -168,13 +149,11 @@ def _data_files(facts: StageFacts, problems: Sequence[Problem]) -> dict[Path, st
 
 def _code_files(settings: EasyR1Model, facts: StageFacts) -> dict[Path, str]:
     keys = easyr1_config(settings, facts)
-    files = {
+    return {
         facts.folder / CONFIG: yaml.safe_dump(keys, sort_keys=False, allow_unicode=True),
         facts.folder / CODE / LAUNCH.name: LAUNCH.read_text(encoding="utf-8"),
+        **reward_files(facts),
     }
-    if facts.reward_file.parent == facts.folder:
-        files[facts.reward_file] = REWARD.read_text(encoding="utf-8")
-    return files
 
 
 def _command(stage: StageSpec, settings: EasyR1Model, facts: StageFacts) -> Command:

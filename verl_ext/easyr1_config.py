@@ -171,10 +171,8 @@ def _rollout(settings: EasyR1Model, facts: StageFacts) -> Keys:
 
 def _reward(settings: EasyR1Model, facts: StageFacts) -> Keys:
     keys: Keys = {f"{REWARD}.reward_function": f"{facts.reward_file}:{facts.reward_function}"}
-    if settings.reward.file is None:  # a function of the user's need not know them
-        for name in ("accuracy_weight", "format_weight", "time_limit"):
-            value = getattr(settings.reward, name)
-            keys[f"{REWARD}.reward_function_kwargs.{name}"] = value
+    for name, value in settings.reward.arguments().items():
+        keys[f"{REWARD}.reward_function_kwargs.{name}"] = value
     return keys
 
 

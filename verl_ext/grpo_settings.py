@@ -94,6 +94,11 @@ class RewardModel(_Strict):
     function: str | None = None
     """The function of that file."""
 
+    def arguments(self) -> dict[str, float]:
+        """Return what the function is given; one of the user's own need not know PTL's."""
+        names = ("accuracy_weight", "format_weight", "time_limit")
+        return {} if self.file else {name: getattr(self, name) for name in names}
+
     @pydantic.model_validator(mode="after")
     def _something_is_rewarded(self) -> RewardModel:
         if not self.accuracy_weight and not self.format_weight:

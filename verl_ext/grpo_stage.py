@@ -97,13 +97,44 @@ def stage_facts(
     )
 
 
-def require_steps(job: StageJob) -> None:
-    """Refuse the result of a stage that trained nothing.
+def example_facts(
+    stage: StageSpec, settings: GrpoStageModel, *, reward_function: str
+) -> StageFacts:
+    """Return facts of a stage that no round has, for a framework to check; arguments as above."""
+    own, chat, folder = settings.reward.file, settings.chat_template, Path("/stage")
+    return StageFacts(
+        model=folder / "model",
+        folder=folder,
+        reward_file=Path(own).expanduser().resolve() if own else REWARD,
+        reward_function=settings.reward.function or reward_function,
+        prompt=template_path(settings.prompt).resolve(),
+        chat_template=template_path(chat).resolve() if chat else None,
+        processes=stage.launch.processes,
+        seed=0,
+    )
+
+
+def reward_files(facts: StageFacts) -> dict[Path, str]:
+    """Return the copy of PTL's reward that the stage brings; none of the user's own."""
+    if facts.reward_file.parent != facts.folder:
+        return {}
+    return {facts.reward_file: REWARD.read_text(encoding="utf-8")}
+
+
+def saved_checkpoint(job: StageJob, below: str) -> Path:
+    """Return what a stage saved at its only step, `global_step_N/BELOW`.
 
     Raises:
-        StageError: no step was noted.
+        StageError: it saved none or several, or noted no training step.
     """
+    found = sorted(job.result.glob(f"global_step_*/{below}"))
+    if len(found) != 1:
+        raise StageError(
+            f"{job.result}: the stage left {len(found)} checkpoints where it should be one; "
+            f"see {job.command.log}"
+        )
     if job.steps is None or not job.steps.is_file() or not job.steps.stat().st_size:
         raise StageError(
             f"{job.result.parent}: the stage noted no training step; see {job.command.log}"
         )
+    return found[0]

@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptl_plugins.errors import StageError
 from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
 from ptl_plugins.types import RoundContext
 from verl_ext.grpo_files import file_problems
-from verl_ext.grpo_settings import VerlModel, read_settings, template_path
-from verl_ext.grpo_stage import REWARD, StageFacts, require_steps, stage_facts
+from verl_ext.grpo_settings import VerlModel, read_settings
+from verl_ext.grpo_stage import (
+    StageFacts,
+    example_facts,
+    reward_files,
+    saved_checkpoint,
+    stage_facts,
+)
 from verl_ext.hydra_overrides import override
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, stage_problems, verl_rows
@@ -57,7 +62,7 @@ class Verl:
         settings, python = _settings(stage), stage.python or sys.executable
         if problem := running_cluster_problem(settings.ray_address):
             return problem
-        facts = _example_facts(stage, settings)
+        facts = example_facts(stage, settings, reward_function=REWARD_FUNCTION)
         overrides = verl_overrides(settings, facts, _chat_template(facts))
         found = [
             *data_problems(settings),
@@ -83,14 +88,7 @@ class Verl:
         Raises:
             StageError: verl saved none, or PTL's trainer did not run.
         """
-        found = sorted(job.result.glob("global_step_*/actor/huggingface"))
-        if len(found) != 1:
-            raise StageError(
-                f"{job.result}: the stage left {len(found)} checkpoints where it should be one; "
-                f"see {job.command.log}"
-            )
-        require_steps(job)
-        return found[0]
+        return saved_checkpoint(job, "actor/huggingface")
 
 
 def _settings(stage: StageSpec) -> VerlModel:
@@ -101,21 +99,6 @@ def _settings(stage: StageSpec) -> VerlModel:
 
 def _chat_template(facts: StageFacts) -> str | None:
     return facts.chat_template.read_text(encoding="utf-8") if facts.chat_template else None
-
-
-def _example_facts(stage: StageSpec, settings: VerlModel) -> StageFacts:
-    chat = settings.chat_template
-    folder = Path("/stage")
-    return StageFacts(
-        model=folder / "model",
-        folder=folder,
-        reward_file=folder / REWARD.name,
-        reward_function=settings.reward.function or REWARD_FUNCTION,
-        prompt=template_path(settings.prompt),
-        chat_template=template_path(chat) if chat else None,
-        processes=stage.launch.processes,
-        seed=0,
-    )
 
 
 def _data_files(
@@ -134,10 +117,7 @@ def _data_files(
 
 
 def _code_files(facts: StageFacts) -> dict[Path, str]:
-    files = inside_files(facts.folder / CODE)
-    if facts.reward_file.parent == facts.folder:
-        files[facts.reward_file] = REWARD.read_text(encoding="utf-8")
-    return files
+    return {**inside_files(facts.folder / CODE), **reward_files(facts)}
 
 
 def _command(stage: StageSpec, settings: VerlModel, facts: StageFacts) -> Command:

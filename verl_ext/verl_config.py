@@ -161,10 +161,8 @@ def _reward(settings: VerlModel, facts: StageFacts) -> Keys:
         "reward.custom_reward_function.path": str(facts.reward_file),
         "reward.custom_reward_function.name": facts.reward_function,
     }
-    if settings.reward.file is None:  # a function of the user's need not know them
-        for name in ("accuracy_weight", "format_weight", "time_limit"):
-            value = getattr(settings.reward, name)
-            keys[f"+reward.custom_reward_function.reward_kwargs.{name}"] = value
+    for name, value in settings.reward.arguments().items():
+        keys[f"+reward.custom_reward_function.reward_kwargs.{name}"] = value
     return keys
 
 
