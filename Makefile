@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet ninja py-cpuinfo
 	DS_ACCELERATOR=cpu $(BIN)/pip install --quiet --no-build-isolation deepspeed
-	$(BIN)/pip install --quiet --editable ".[dev,verl]"
+	$(BIN)/pip install --quiet --editable ".[dev,verl,eval]"
 	touch $@
 
 lint: install-dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -47,14 +48,17 @@ def width(model: PreTrainedModel, family: Family) -> int:
 
 @contextlib.contextmanager
 def loaded(subject: Subject) -> Iterator[Subject]:
-    """Yield the checkpoint of `subject` as a live model on this rank's device, then let it go."""
+    """Yield the checkpoint of `subject` as a live model on this rank's device, then let it go.
+
+    The live subject still tells the checkpoint's path.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert subject.path is not None
     model: Any = AutoModelForCausalLM.from_pretrained(subject.path, dtype="auto")
     model.to(accelerator())
     tokenizer = AutoTokenizer.from_pretrained(subject.path)
-    yield Subject(family=subject.family, model=model.eval(), tokenizer=tokenizer)
+    yield replace(subject, model=model.eval(), tokenizer=tokenizer)
     del model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

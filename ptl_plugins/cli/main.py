@@ -20,6 +20,7 @@ COMMANDS = {
     "validate": "validate",
     "profile": "profile",
     "prune": "prune",
+    "eval": "evaluate",
     "ls": "ls",
     "doctor": "doctor",
     "train-llamafactory": "train_llamafactory",

@@ -1,0 +1,1 @@
+"""Accuracy of models on reasoning benchmarks, measured by lm-evaluation-harness."""
