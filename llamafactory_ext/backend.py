@@ -102,9 +102,10 @@ def stage_keys(stage: StageSpec, model: Path, folder: Path, *, seed: int) -> dic
 
 def stage_command(stage: StageSpec, folder: Path) -> Command:
     """Return the command of a stage; several processes are torchrun's."""
-    environment = {"PYTHONUNBUFFERED": "1"}
+    # the number is told even when it is 1: the launcher would start one per GPU that it sees
+    environment = {"PYTHONUNBUFFERED": "1", "NPROC_PER_NODE": str(stage.launch.processes)}
     if stage.launch.processes > 1:
-        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(stage.launch.processes)}
+        environment["FORCE_TORCHRUN"] = "1"
     python = stage.python or sys.executable
     return Command(
         words=(python, "-m", "llamafactory.cli", "train", str((folder / YAML).resolve())),

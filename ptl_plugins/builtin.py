@@ -10,6 +10,7 @@ from ptl_plugins.criteria.output_change import (
     OUTPUT_CHANGE_MEAN,
 )
 from ptl_plugins.criteria.released import RELEASED
+from ptl_plugins.evaluators.lm_eval import LmEval
 from ptl_plugins.evaluators.task import ChainOfThought
 from ptl_plugins.families.gemma2 import GEMMA2
 from ptl_plugins.families.gemma3 import GEMMA3
@@ -21,6 +22,7 @@ from ptl_plugins.families.qwen3 import QWEN3
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.registry import Registry
 from ptl_plugins.selectors import FLOPS, PARAMETERS, Count, Fraction, Threshold
+from ptl_plugins.speed.task import Speed
 
 
 @hookimpl
@@ -44,3 +46,5 @@ def ptl_register(registry: Registry) -> None:
     registry.selectors.add(PARAMETERS.name, PARAMETERS)
     registry.selectors.add(FLOPS.name, FLOPS)
     registry.evaluators.add("chain_of_thought", ChainOfThought())
+    registry.evaluators.add("lm_eval", LmEval())
+    registry.evaluators.add("speed", Speed())

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ptl_plugins.errors import PTLError
 from ptl_plugins.families import Family
+
+KINDS, SLIDING = "layer_types", "sliding_attention"
+"""Config list of the attention by layer, and its word for a layer with a window."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matrices:
+    """What a token is multiplied by, which `question_flops` needs beside the sizes."""
+
+    attention: int
+    """Weights of a layer's q, k, v and output projections, without biases and norms."""
+    per_neuron: int
+    """Weights of one neuron, without biases."""
+    query_size: int
+    """Query heads x head size: one query or one output of the attention in a layer."""
+    windows: tuple[int | None, ...] | None = field(default=None, compare=False)
+    """Tokens that the attention of each layer sees, the querying one included (none: all); no
+    tuple at all where layers went and nobody said which. Shapes are alike without it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +44,8 @@ class Geometry:
     """Parameters of one neuron: its rows, its column, its biases."""
     norm_bias: bool = False
     """Whether the final norm has a bias beside its weight."""
+    matrices: Matrices | None = None
+    """None: made by hand, for parameters and the paper's FLOPs alone."""
 
     @property
     def non_embedding(self) -> int:
@@ -43,42 +63,111 @@ class Geometry:
         """2 x (non-embedding weights + lm_head), the count that explains the paper's column."""
         return 2 * (self.non_embedding + self.vocabulary * self.hidden)
 
-    def after(self, *, width: int, num_layers: int) -> Geometry:
-        """Return the same model with another width and depth."""
-        return replace(self, width=width, num_layers=num_layers)
+    def after(
+        self, *, width: int, num_layers: int, kept_layers: Sequence[int] | None = None
+    ) -> Geometry:
+        """Return the same model with another width and depth.
+
+        Args:
+            width: neurons per layer that are left.
+            num_layers: layers that are left.
+            kept_layers: which layers these are, as indices into this model. Without it the
+                attention windows of a shape with fewer layers are known only where all layers
+                have the same one; parameters and `flops_per_token` do not depend on it.
+        """
+        matrices = self.matrices
+        if matrices is not None:
+            windows = _kept_windows(matrices.windows, num_layers, kept_layers)
+            matrices = replace(matrices, windows=windows)
+        return replace(self, width=width, num_layers=num_layers, matrices=matrices)
+
+
+def _kept_windows(
+    windows: tuple[int | None, ...] | None, num_layers: int, kept: Sequence[int] | None
+) -> tuple[int | None, ...] | None:
+    if windows is None or len(windows) == num_layers:
+        return windows
+    if kept is not None:
+        return tuple(windows[index] for index in kept)
+    return windows[:num_layers] if len(set(windows)) == 1 else None
 
 
 def geometry(config: Mapping[str, Any], family: Family) -> Geometry:
     """Read the sizes of a `config.json`.
 
     Raises:
-        PTLError: a key that every model of the family has is missing.
+        PTLError: a key that every model of the family has is missing, the attention window is no
+            size, or the list of the layers' attention is not as long as there are layers.
     """
     hidden = _size(config, "hidden_size")
     norms = family.norms_per_layer * hidden * (1 + family.norm_bias)
     ffn_bias = _flag(config, family.ffn_bias)
     rows = len(family.ffn_inputs) * family.ffn_blocks
+    matrices = _matrices(config, family, per_neuron=(rows + 1) * hidden)
     return Geometry(
         num_layers=_size(config, family.depth_key),
         width=_size(config, family.width_key),
         hidden=hidden,
         vocabulary=_size(config, "vocab_size"),
         tied=bool(config.get("tie_word_embeddings", family.tied_by_default)),
-        layer_fixed=_attention(config, family) + norms + hidden * ffn_bias,
-        per_neuron=(rows + 1) * hidden + rows * ffn_bias,
+        layer_fixed=matrices.attention + _vectors(config, family) + norms + hidden * ffn_bias,
+        per_neuron=matrices.per_neuron + rows * ffn_bias,
         norm_bias=family.norm_bias,
+        matrices=matrices,
     )
 
 
-def _attention(config: Mapping[str, Any], family: Family) -> int:
-    """Count the parameters of a layer's attention: q, k, v, output, and the norms of heads."""
+def _matrices(config: Mapping[str, Any], family: Family, *, per_neuron: int) -> Matrices:
+    heads, groups, head = _heads(config, family)
+    return Matrices(
+        attention=2 * (heads + groups) * head * _size(config, "hidden_size"),
+        per_neuron=per_neuron,
+        query_size=heads * head,
+        windows=_windows(config, family),
+    )
+
+
+def _vectors(config: Mapping[str, Any], family: Family) -> int:
+    """Count what adds or scales in a layer's attention: biases, and the norms of heads."""
+    heads, groups, head = _heads(config, family)
+    qkv_biases = (heads + 2 * groups) * head * _flag(config, family.qkv_bias)
+    output_biases = _size(config, "hidden_size") * _flag(config, family.output_bias)
+    return qkv_biases + output_biases + family.norms_per_head * head
+
+
+def _heads(config: Mapping[str, Any], family: Family) -> tuple[int, int, int]:
+    """Return the number of query heads and of key-value heads, and the size of a head."""
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     groups = config.get("num_key_value_heads") or heads
     head = config.get("head_dim") or family.default_head_dim or hidden // heads
-    qkv = (heads + 2 * groups) * head
-    weights = qkv * hidden + heads * head * hidden + family.norms_per_head * head
-    biases = qkv * _flag(config, family.qkv_bias) + hidden * _flag(config, family.output_bias)
-    return weights + biases
+    return heads, groups, head
+
+
+def _windows(config: Mapping[str, Any], family: Family) -> tuple[int | None, ...]:
+    """Return the attention window of each layer: of all, or of those that the family lists."""
+    num_layers, key = _size(config, family.depth_key), family.window_size_key
+    if key is None or config.get(key, family.default_window_size) is None:
+        return (None,) * num_layers
+    kinds = _kinds(config, family, num_layers)
+    if SLIDING not in kinds:  # Qwen's configs have a size that they do not use
+        return (None,) * num_layers
+    size = _size({key: family.default_window_size, **config}, key)
+    return tuple(size if kind == SLIDING else None for kind in kinds)
+
+
+def _kinds(config: Mapping[str, Any], family: Family, num_layers: int) -> Sequence[Any]:
+    """Return the word for each layer's attention, from the config or from its default."""
+    if family.per_layer_defaults is None:  # such models do not look at the list
+        return (SLIDING,) * num_layers
+    kinds = config.get(KINDS)
+    if kinds is None:
+        kinds = family.per_layer_defaults(config)[KINDS]
+    if not isinstance(kinds, list | tuple) or len(kinds) != num_layers:
+        raise PTLError(
+            f"config.json: {KINDS}: {kinds!r} is not a list of {num_layers} entries, one per "
+            "layer; mend the model's config.json"
+        )
+    return kinds
 
 
 def _size(config: Mapping[str, Any], key: str) -> int:

@@ -70,7 +70,8 @@ def prune(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> Subject:
 def recover(ctx: RoundContext, subject: Subject) -> Subject:
     """Run the recovery stages one after the other."""
     for stage in ctx.stages:
-        with ctx.log.timed("recover"):
+        devices = ctx.ranks.size if subject.model is not None else None
+        with ctx.log.timed_stage(stage.backend, devices):
             recovered = ctx.hooks.ptl_recover(ctx=ctx, stage=stage, subject=subject)
         subject = answer(recovered, "ptl_recover")
     return subject

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ptl_plugins.durable import remove_leftovers, write_json
 from ptl_plugins.errors import RunFolderError
+from ptl_plugins.stage_types import StageTime
 from ptl_plugins.types import Cut, EvalResult, PrunePlan, Recipe, RoundRecord
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def read_record(path: Path) -> RoundRecord:
     keys["cuts"] = tuple(Cut(**cut) for cut in keys["cuts"])
     for name in ("pruned", "recovered"):
         keys[name] = EvalResult(**keys[name]) if keys[name] else None
+    keys["stages"] = tuple(StageTime(**stage) for stage in keys.get("stages", ()))
     return RoundRecord(**keys)
 
 

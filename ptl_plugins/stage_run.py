@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -9,15 +11,23 @@ from ptl_plugins.durable import sync_files, write_json, write_text
 from ptl_plugins.errors import PTLError, StageError
 from ptl_plugins.recovered import take_recovered
 from ptl_plugins.run_folder import MODEL
-from ptl_plugins.stage_types import Backend, Command, CommandResult, StageJob, StageSpec
+from ptl_plugins.stage_types import (
+    Backend,
+    Command,
+    CommandResult,
+    StageJob,
+    StageSpec,
+    StageTime,
+)
 from ptl_plugins.step_answer import answer
 from ptl_plugins.training_steps import note_steps
 from ptl_plugins.types import RoundContext
 
 DONE = "done.json"
-"""In a stage's folder: its model is in place."""
+"""In a stage's folder: its model is in place; how long its program took."""
 ENDED = "ended.json"
-"""In a program's result: it did all of its work, and what it wrote is on the disk."""
+"""In a program's result: it did all of its work, and what it wrote is on the disk; how long it
+took."""
 LAST_LINES = 15
 
 
@@ -36,30 +46,32 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
     """Run stage `index` on the checkpoint `model`; return its model, the same shape.
 
     A stage that an earlier try finished is not run again, nor a program that did its work; what
-    was cut short is redone.
+    was cut short is redone. The round's log gets the time of the try that did the work.
 
     Raises:
         StageError: the program failed, or its result cannot be used.
     """
     folder, out = stage_folder(ctx, index), stage_model(ctx, index)
     if (folder / DONE).exists():
+        ctx.log.note_stage(_kept_time(folder / DONE))
         return out
     stage = ctx.stages[index]
     backend = ctx.registry.backends.get(stage.backend)
     with ctx.log.timed("stage files"):
         job = backend.job(ctx, stage, model, folder)
-        trained = has_ended(job)
-        if not trained:
+        took = _kept_time(job.result / ENDED) if has_ended(job) else None
+        if took is None:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(out, ignore_errors=True)
             _write_files(job, folder)
-    if not trained:
-        _run_program(ctx, stage, job, folder)
+    if took is None:
+        took = _run_program(ctx, stage, job, folder)
     with ctx.log.timed("collect"):
         _take(backend, job, model, out)
         if job.steps is not None:
             note_steps(ctx.run, job.steps, round_index=ctx.spec.index, stage=index)
-        write_json(folder / DONE, {"backend": stage.backend})
+        write_json(folder / DONE, dataclasses.asdict(took))
+        ctx.log.note_stage(took)
         if not ctx.recipe.keep.intermediate:
             shutil.rmtree(job.result, ignore_errors=True)
     return out
@@ -77,12 +89,25 @@ def _write_files(job: StageJob, folder: Path) -> None:
         write_text(path, text)
 
 
-def _run_program(ctx: RoundContext, stage: StageSpec, job: StageJob, folder: Path) -> None:
-    result = ctx.hooks.ptl_launch(ctx=ctx, command=job.command)
-    _require_success(answer(result, "ptl_launch"), stage, job.command, folder)
+def _run_program(ctx: RoundContext, stage: StageSpec, job: StageJob, folder: Path) -> StageTime:
+    result: CommandResult = answer(ctx.hooks.ptl_launch(ctx=ctx, command=job.command), "ptl_launch")
+    _require_success(result, stage, job.command, folder)
+    seconds = round(result.seconds, 3)
+    took = StageTime(backend=stage.backend, wall_seconds=seconds, devices=job.num_devices)
     if job.result.is_dir():
         sync_files(job.result)
-        write_json(job.result / ENDED, {"backend": stage.backend})
+        write_json(job.result / ENDED, dataclasses.asdict(took))
+    return took
+
+
+def _kept_time(path: Path) -> StageTime:
+    """Return the time that an earlier try noted; earlier versions noted the backend alone."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return StageTime(
+        backend=kept["backend"],
+        wall_seconds=kept.get("wall_seconds"),
+        devices=kept.get("devices"),
+    )
 
 
 def _take(backend: Backend, job: StageJob, model: Path, out: Path) -> None:

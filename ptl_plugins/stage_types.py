@@ -77,6 +77,31 @@ class StageJob:
     """The folder that the program writes its checkpoint to."""
     steps: Path | None = None
     """A file with a JSON object per training step, which become the run's events."""
+    num_machines: int = 1
+    """On how many machines the program trains, each with the launch's `processes`."""
+
+    @property
+    def num_devices(self) -> int:
+        """How many processes train, each on a device of its own; on a CPU the process counts."""
+        return self.command.launch.processes * self.num_machines
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTime:
+    """How long one recovery stage of a round took, in the try that finished it."""
+
+    backend: str
+    wall_seconds: float | None
+    """Of its program, without the wait in a queue; None: not on record."""
+    devices: int | None
+    """How many it trained on, as `StageJob.num_devices` counts; None: not known."""
+
+    @property
+    def device_seconds(self) -> float | None:
+        """Wall seconds times devices, or None where one of them is not known."""
+        if self.wall_seconds is None or self.devices is None:
+            return None
+        return self.wall_seconds * self.devices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.stage_types import StageSpec, StageTime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -244,7 +244,10 @@ class RoundRecord:
     """Before recovery."""
     recovered: EvalResult | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by step."""
+    """Seconds by step, of the try that recorded the round."""
+    stages: tuple[StageTime, ...] = ()
+    """Of every recovery stage, in order, also of one that an earlier try finished; empty in a
+    round without a stage, and in records of versions that did not note them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

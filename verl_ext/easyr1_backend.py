@@ -103,6 +103,7 @@ class EasyR1:
             command=_command(stage, settings, facts),
             result=facts.saved,
             steps=facts.steps,
+            num_machines=settings.nodes,
             keep_shards=settings.keep_shards,
         )
 

@@ -80,6 +80,7 @@ class Verl:
             command=_command(stage, settings, facts),
             result=facts.saved,
             steps=facts.steps,
+            num_machines=settings.nodes,
         )
 
     def collect(self, job: StageJob) -> Path:

@@ -32,7 +32,7 @@ from ptl_plugins.errors import PTLError, UnknownNameError, did_you_mean
 FunctionFile = Literal["minerva_math", "mbpp"]
 TaskName = Literal["gsm8k_cot", "minerva_math_algebra", "minerva_math500", "mbpp"]
 
-SUPPORTED = SpecifierSet(">=0.4.9,<0.5")
+SUPPORTED = SpecifierSet(">=0.4.9.2,<0.5")
 """Versions of lm-eval whose files these functions read."""
 TESTED = "0.4.13"
 """The version whose files the digests in the tests belong to."""

@@ -1,7 +1,8 @@
 """Model families: where the FFN and the layers are, and which config keys count them.
 
 A family is data, keyed by `config.model_type`, and serves live modules and checkpoint tensor
-names alike. Adding one takes five facts; the remaining fields only count parameters.
+names alike. Adding one takes five facts; the remaining fields only count parameters and FLOPs,
+but for `needs_bos`, which evaluation obeys.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ class Family:
     """Works these lists out of a `config.json` that leaves them to their defaults."""
     window_key: str | None = None
     """Config key that counts the leading layers with full attention (Qwen2)."""
+    window_size_key: str | None = None
+    """Config key of the attention window's size; none: no layer has a window. With
+    `per_layer_defaults` the layers that `layer_types` calls `sliding_attention` have it, without
+    it all layers."""
+    default_window_size: int | None = None
+    """The size where the config does not say; `null` in the config is no window."""
+    needs_bos: bool = False
+    """Whether a text has to begin with a BOS; without a BOS in front its answers are noise."""
 
     default_head_dim: int | None = None
     """`head_dim` where the config does not say; none: the hidden size shared out to the heads."""

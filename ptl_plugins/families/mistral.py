@@ -7,6 +7,8 @@ from ptl_plugins.families import Family
 MISTRAL = Family(
     name="mistral",
     model_types=("mistral",),
+    window_size_key="sliding_window",
+    default_window_size=4096,
     qkv_bias=False,
     output_bias=False,
     ffn_bias=False,

@@ -9,6 +9,7 @@ PHI3 = Family(
     model_types=("phi3",),
     ffn_inputs=("mlp.gate_up_proj",),
     ffn_blocks=2,
+    window_size_key="sliding_window",
     qkv_bias=False,
     output_bias=False,
     ffn_bias=False,

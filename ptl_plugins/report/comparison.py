@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from ptl_plugins.report.document import Section, Table, number_columns, text_column
 from ptl_plugins.report.formats import MISSING, duration, parameters, percent, ratio
 from ptl_plugins.report.metrics import Measured, Metric, measured, show, show_change
+from ptl_plugins.report.recovery import device_seconds, recovery_seconds
 from ptl_plugins.report.rounds import INTERVAL_NOTE, kept
 from ptl_plugins.report.runs import Run
-from ptl_plugins.report.times import recovery_seconds
 
+RECOVERY = ("recovery\nwall", "recovery\ndevice")
 NOTES = (
     "A run's last round: its parameters, relative to the original (kept), its FLOPs per token "
     "relative to the original, its metrics; change: last minus original (pp: percentage points); "
-    "recovery: the time of all recoveries together.",
+    "recovery: wall time and device time (wall times the devices) of all recoveries together.",
     INTERVAL_NOTE + " None is claimed for a change.",
 )
 
@@ -22,12 +23,13 @@ NOTES = (
 def comparison_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section:
     """Return the table of the runs."""
     headings = [f"{m.name}\n{what}" for m in metrics for what in ("original", "last", "change")]
-    longest = max(recovery_seconds(run) or 0.0 for run in runs)
+    wall = max(recovery_seconds(run) or 0.0 for run in runs)
+    device = max(device_seconds(run) or 0.0 for run in runs)
     columns = (
         text_column("run"),
-        *number_columns("parameters", "kept", "FLOPs", *headings, "recovery"),
+        *number_columns("parameters", "kept", "FLOPs", *headings, *RECOVERY),
     )
-    table = Table(columns=columns, rows=tuple(_row(run, metrics, longest) for run in runs))
+    table = Table(columns=columns, rows=tuple(_row(run, metrics, wall, device) for run in runs))
     return Section(
         heading="Runs side by side",
         blocks=(table,),
@@ -62,14 +64,15 @@ def last_of(metric: Metric, run: Run) -> Measured | None:
     return measured(metric, run.last.recovered, run) if run.last else None
 
 
-def _row(run: Run, metrics: Sequence[Metric], longest: float) -> tuple[str, ...]:
+def _row(run: Run, metrics: Sequence[Metric], wall: float, device: float) -> tuple[str, ...]:
     return (
         run.label,
         parameters(run.last.num_parameters) if run.last else MISSING,
         percent(kept(run, run.last)),
         ratio(run.flops.get(run.last.round) if run.last else None),
         *(cell for metric in metrics for cell in _cells(metric, run)),
-        duration(recovery_seconds(run), longest),
+        duration(recovery_seconds(run), wall),
+        duration(device_seconds(run), device),
     )
 
 

@@ -11,6 +11,7 @@ from ptl_plugins.report.facts import facts_section, recipe_section
 from ptl_plugins.report.metrics import Metric, measured, metrics_of
 from ptl_plugins.report.orders import order_section
 from ptl_plugins.report.plots import Curve, Curves, Point
+from ptl_plugins.report.recovery import recovery_section
 from ptl_plugins.report.rounds import rounds_section
 from ptl_plugins.report.runs import Run
 from ptl_plugins.report.step_sizes import step_size_section
@@ -37,6 +38,7 @@ def _sections(runs: Sequence[Run], metrics: Sequence[Metric]) -> Iterator[Sectio
         of = "" if alone else f" of {run.name}"
         yield rounds_section(run, metrics_of([run]), f"Rounds{of}", shown=alone)
         yield seconds_section(run, f"Seconds{of}", shown=alone)
+        yield recovery_section(run, f"Recovery time{of}", shown=alone)
     yield curves_section(runs, metrics)
     yield facts_section(runs)
     for run in runs:

@@ -14,6 +14,7 @@ from ptl_plugins.errors import PTLError, RunFolderError
 from ptl_plugins.registry import Registry
 from ptl_plugins.report.flops import flops_ratios
 from ptl_plugins.run_folder import MANIFEST, RECORD, RunFolder
+from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import EvaluationTask, RoundRecord, RoundSpec
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class PlannedRecipe:
     model: str
     family: str | None
     rounds: tuple[RoundSpec, ...]
+    stages: tuple[StageSpec, ...]
     evaluation: Evaluation
 
 

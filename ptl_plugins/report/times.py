@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from ptl_plugins.report.document import Section, Table, number_columns, text_column
 from ptl_plugins.report.formats import MISSING, percent, seconds
 from ptl_plugins.report.runs import Run
+from ptl_plugins.round_log import RECOVER
 from ptl_plugins.types import RoundRecord
 
-ORDER = ("profile", "select", "prune", "evaluate_pruned", "recover", "evaluate")
-RECOVERY = "recover"
+ORDER = ("profile", "select", "prune", "evaluate_pruned", RECOVER, "evaluate")
 EVALUATION = "evaluate"
 
 NOTE = (
@@ -18,7 +18,8 @@ NOTE = (
     "together; - where a step of it was not recorded."
 )
 RESUMED_NOTE = (
-    "A round that was resumed after it was selected has no seconds of its profile and select."
+    "A round that was resumed after it was selected has no seconds of its profile and select, and "
+    "of recover those of the last try alone."
 )
 
 
@@ -32,7 +33,7 @@ def seconds_section(run: Run, heading: str, *, shown: bool) -> Section | None:
     rows.append(_row("all", total, share_of_run(run), steps))
     columns = (text_column("round"), *number_columns(*steps, "total", "PTL's share"))
     table = Table(columns=columns, rows=tuple(rows))
-    resumed = any(_is_resumed(record) for record in run.records)
+    resumed = any(is_resumed(record) for record in run.records)
     notes = (NOTE, RESUMED_NOTE) if resumed else (NOTE,)
     return Section(heading=heading, blocks=(table,), notes=notes, in_terminal=shown)
 
@@ -47,8 +48,8 @@ def steps_of(records: Iterable[RoundRecord]) -> tuple[str, ...]:
 def ptl_share(steps: Mapping[str, float]) -> float | None:
     """Return the share of PTL's own steps in them and the recovery; evaluations are left out."""
     own = sum(value for step, value in steps.items() if _is_own(step))
-    both = own + steps.get(RECOVERY, 0.0)
-    return own / both if RECOVERY in steps and both > 0 else None
+    both = own + steps.get(RECOVER, 0.0)
+    return own / both if RECOVER in steps and both > 0 else None
 
 
 def share_of_run(run: Run) -> float | None:
@@ -58,22 +59,17 @@ def share_of_run(run: Run) -> float | None:
     return ptl_share({step: _sum(run.rounds, step) for step in steps_of(run.rounds)})
 
 
-def recovery_seconds(run: Run) -> float | None:
-    """Return the seconds of all recoveries, or None where a round does not tell."""
-    found = [record.seconds.get(RECOVERY) for record in run.rounds]
-    return sum(s for s in found if s is not None) if found and None not in found else None
-
-
-def _share(record: RoundRecord) -> float | None:
-    return None if record.round == 0 or _is_resumed(record) else ptl_share(record.seconds)
-
-
-def _is_resumed(record: RoundRecord) -> bool:
+def is_resumed(record: RoundRecord) -> bool:
+    """Whether the record is of a round that was resumed after it was selected."""
     return bool(record.cuts) and "profile" not in record.seconds
 
 
+def _share(record: RoundRecord) -> float | None:
+    return None if record.round == 0 or is_resumed(record) else ptl_share(record.seconds)
+
+
 def _is_own(step: str) -> bool:
-    return step != RECOVERY and not step.startswith(EVALUATION)
+    return step != RECOVER and not step.startswith(EVALUATION)
 
 
 def _sum(records: Sequence[RoundRecord], step: str) -> float:

@@ -17,12 +17,14 @@ from ptl_plugins.stage_types import Command
 SHARES = 8
 """Tests over which the places are spread."""
 STAGES = 2
+TIMES = ("seconds", "wall_seconds", "time")
+"""Names of what differs from run to run."""
 
 
 def plain(value):
     """Return JSON without seconds and times, which differ from run to run."""
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items() if key not in ("seconds", "time")}
+        return {key: plain(inner) for key, inner in value.items() if key not in TIMES}
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -69,6 +71,26 @@ def finished(folder):
         **there,
         "stages launch": sum(done or trained for done, trained in stages),
         "stages take": sum(done for done, _ in stages),
+    }
+
+
+def kept_times(out):
+    """Return the times of the stages whose program is known to have ended, by round and stage."""
+    times = {}
+    for pattern in ("trained/ended.json", "done.json"):
+        for path in out.glob(f"round_*/stage_*/{pattern}"):
+            number, stage = path.relative_to(out).parts[:2]
+            key = (number, int(stage.removeprefix("stage_")))
+            times[key] = json.loads(path.read_text(encoding="utf-8"))
+    return times
+
+
+def recorded_times(out):
+    """Return the times of the stages in the records, by round and stage."""
+    return {
+        (path.parent.name, index): stage
+        for path in out.glob("round_*/record.json")
+        for index, stage in enumerate(json.loads(path.read_text(encoding="utf-8"))["stages"])
     }
 
 
@@ -120,9 +142,13 @@ def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(workplace, undisturbed
             wrong.append(f"{place}: was not reached: {code}")
             continue
         at_kill = [finished(workplace.out / f"round_0{index}") for index in range(3)]
+        times_at_kill = kept_times(workplace.out)
         if workplace.run() != 0:
             wrong.append(f"{place}: the next run failed:\n{workplace.said()[-800:]}")
             continue
+        times = recorded_times(workplace.out)
+        if len(times) != 2 * STAGES or {**times, **times_at_kill} != times:
+            wrong.append(f"{place}: other times: {times_at_kill} became {times}")
         names_now, contents_now = outcome(workplace.out)
         if names_now != names:
             wrong.append(f"{place}: other files: {sorted(names_now ^ names)}")

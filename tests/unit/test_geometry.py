@@ -123,3 +123,62 @@ def test_attention_biases_are_counted_where_the_config_says_so(registry, name):
     assert any(name.endswith("o_proj.bias") for name, _ in model.named_parameters())
     number = sum(parameter.numel() for parameter in model.parameters())
     assert geometry(model.config.to_dict(), family).num_parameters == number
+
+
+WINDOWS = {
+    "llama": ({"sliding_window": 5}, (None, None, None)),
+    "mistral": ({}, (4096, 4096, 4096)),
+    "mistral with none": ({"sliding_window": None}, (None, None, None)),
+    "mistral with an unused list": (
+        {"sliding_window": 5, "layer_types": ["full_attention"] * 3}, (5, 5, 5)
+    ),
+    "phi3": ({}, (None, None, None)),
+    "phi3 with one": ({"sliding_window": 5}, (5, 5, 5)),
+    "qwen2 as published": ({"sliding_window": 5, "use_sliding_window": False}, (None,) * 3),
+    "qwen2 with an unused size": ({"sliding_window": 0}, (None, None, None)),
+    "qwen3": (
+        {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 1}, (None, 5, 5)
+    ),
+    "gemma2": ({}, (4096, None, 4096)),
+    "gemma2 with its list": (
+        {"sliding_window": 5, "layer_types": ["full_attention", *["sliding_attention"] * 2]},
+        (None, 5, 5),
+    ),
+    "gemma3": ({"sliding_window": 5, "sliding_window_pattern": 3}, (5, 5, None)),
+}  # fmt: skip
+"""Config keys and the attention window of each layer; the name begins with the family's."""
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_each_layer_has_the_window_of_its_config(registry, case):
+    keys, expected = WINDOWS[case]
+    sizes = geometry({**KEYS, **keys}, registry.families.get(case.split()[0]))
+    assert sizes.matrices.windows == expected
+
+
+def test_every_family_has_its_windows_here(registry):
+    assert {case.split()[0] for case in WINDOWS} == set(registry.families.names())
+
+
+@pytest.mark.parametrize("value", [0, -1, "8", 8.0])
+def test_a_window_that_is_no_size_is_named(registry, value):
+    with pytest.raises(PTLError, match=rf"config\.json: sliding_window: {value!r} is not a posit"):
+        geometry({**KEYS, "sliding_window": value}, registry.families.get("mistral"))
+
+
+@pytest.mark.parametrize("kinds", [["sliding_attention"] * 2, "sliding_attention"])
+def test_a_list_of_another_length_than_the_layers_is_named(registry, kinds):
+    with pytest.raises(PTLError, match=r"layer_types: .* not a list of 3 entries, .* mend the mod"):
+        geometry({**KEYS, "layer_types": kinds}, registry.families.get("gemma2"))
+
+
+def test_shapes_with_other_windows_are_the_same_shape(registry):
+    start = geometry(KEYS, registry.families.get("gemma2"))
+    known = start.after(width=16, num_layers=2, kept_layers=(1, 2))
+    assert known == start.after(width=16, num_layers=2)
+    assert start.after(width=8, num_layers=3).matrices.windows == (4096, None, 4096)
+
+
+def test_the_models_whose_texts_begin_with_a_bos_are_gemmas(registry):
+    needing = {name for name, family in registry.families.items() if family.needs_bos}
+    assert needing == {"gemma2", "gemma3"}

@@ -33,6 +33,7 @@ CUT = Cut(unit="neuron", criterion="activation_max", selector="count", amount=2.
 ORIGINAL = Geometry(
     num_layers=5, width=48, hidden=8, vocabulary=9, tied=True, layer_fixed=1, per_neuron=24
 )
+ALONE = SingleProcess()
 
 
 class Model:
@@ -111,7 +112,7 @@ def describe(subject):
 def start(make_recipe, tmp_path):
     """Run the loop with the given plugins; the folder is that of the test."""
 
-    def run(*plugins, width=48, **keys):
+    def run(*plugins, width=48, ranks=ALONE, **keys):
         manager = build_manager(autoload=False, plugins=["no:steps"])
         for index, plugin in enumerate(plugins):
             manager.register(plugin, f"plugin-{index}")
@@ -124,7 +125,7 @@ def start(make_recipe, tmp_path):
             run=folder,
             registry=build_registry(manager),
             corpus=None,
-            ranks=SingleProcess(),
+            ranks=ranks,
             hooks=manager.hook,
             original=ORIGINAL,
             log=RoundLog(folder, 0),
@@ -188,6 +189,30 @@ def test_every_stage_of_a_round_recovers_in_order(start):
     start(fake, stages=stages)
     recoveries = [call for call in fake.calls if call.startswith("recover")]
     assert recoveries == [f"recover with {name} {i}" for i in (1, 2) for name in ("cpt", "grpo")]
+
+
+def test_a_stage_on_a_live_model_took_the_step_on_every_rank(start):
+    class Slow:
+        @hookimpl(tryfirst=True)
+        def ptl_recover(self, ctx, stage):
+            if stage.backend == "cpt":
+                time.sleep(0.1)
+                with ctx.log.timed("collect"):
+                    time.sleep(0.3)
+
+    class TwoRanks(SingleProcess):
+        size = 2
+
+    stages = tuple(StageSpec(backend=name, settings={}) for name in ("cpt", "grpo"))
+    folder, _ = start(Fake(), Slow(), stages=stages, ranks=TwoRanks())
+    for record in folder.records()[1:]:
+        cpt, grpo = record.stages
+        assert [(s.backend, s.devices) for s in record.stages] == [("cpt", 2), ("grpo", 2)]
+        assert 0.1 <= cpt.wall_seconds < 0.3
+        assert grpo.wall_seconds < 0.1
+        total = cpt.wall_seconds + grpo.wall_seconds
+        assert record.seconds["recover"] == pytest.approx(total, abs=0.002)
+        assert cpt.device_seconds == 2 * cpt.wall_seconds
 
 
 def test_a_round_without_cuts_only_recovers(start):

@@ -74,6 +74,33 @@ def test_a_whole_run_ends_in_a_plain_checkpoint_of_the_planned_shape(start, tmp_
     assert [entry["width"] for entry in history] == [[48, 40], [40, 32], [32, 32]]
 
 
+def test_the_original_and_every_round_answer_the_questions_of_a_benchmark(
+    start, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PTL_CACHE", str(tmp_path / "cache"))
+    write_tiny_checkpoint(tmp_path / "roomy", max_position_embeddings=16384)
+    (tmp_path / "math500").mkdir()
+    row = {"problem": "What is 1 + 1?", "solution": r"It is $\boxed{2}$.", "answer": "2"}
+    (tmp_path / "math500/test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    task = {"evaluator": "lm_eval", "tasks": ["math500"], "data_dir": ".", "max_new_tokens": 4}
+    evaluate = {"tasks": [task], "before_recovery": True}
+    schedule = [{"unit": "neuron", "amount": 8, "rounds": 1}]
+    start(model="roomy", schedule=schedule, evaluate=evaluate)
+    for index, steps in ((0, {"evaluate"}), (1, {"evaluate", "evaluate_pruned"})):
+        folder = tmp_path / "out" / f"round_0{index}"
+        metrics = json.loads((folder / "record.json").read_text())["recovered"]["metrics"]
+        assert metrics["math500_num_problems"] == 1
+        assert metrics["math500_flops"] > 0
+        assert {path.name for path in (folder / "evaluation").iterdir()} == steps
+        for step in steps:
+            line = (folder / "evaluation" / step / "math500.jsonl").read_text()
+            assert json.loads(line)["prompt"].count("Problem:") == 5
+    kept = len(list((tmp_path / "cache").rglob("questions.jsonl")))
+    assert kept == 3, "the original, the pruned and the recovered model"
+    start(model="roomy", schedule=schedule, evaluate=evaluate, run_dir="other")
+    assert len(list((tmp_path / "cache").rglob("questions.jsonl"))) == kept
+
+
 def test_the_recovered_weights_are_the_stages(start, tmp_path):
     start(keep={"intermediate": True})
     folder = tmp_path / "out" / "round_01"

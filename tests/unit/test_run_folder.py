@@ -24,7 +24,7 @@ from ptl_plugins.durable import (
 )
 from ptl_plugins.errors import RunFolderError
 from ptl_plugins.run_folder import RunFolder, read_plan, recipe_keys, write_plan
-from ptl_plugins.stage_types import LaunchSpec, StageSpec
+from ptl_plugins.stage_types import LaunchSpec, StageSpec, StageTime
 from ptl_plugins.types import Cut, EvalResult, KeepSpec, PrunePlan, RoundRecord
 
 HOLDER = """
@@ -51,6 +51,10 @@ FULL = record(
     pruned=EvalResult(metrics={"loss": 3.5}, seconds=0.1),
     recovered=EvalResult(metrics={"loss": 0.1 + 0.2}, seconds=0.2),
     seconds={"profile": 0.5},
+    stages=(
+        StageTime(backend="llamafactory", wall_seconds=0.3, devices=2),
+        StageTime(backend="verl", wall_seconds=None, devices=None),
+    ),
 )
 
 
@@ -197,6 +201,15 @@ def test_a_record_comes_back_as_it_was(run, value):
     run.finish_round(value)
     assert run.records() == (record(0), value)
     assert events(run)[-2:] == ["round_finished", "round_finished"]
+
+
+def test_a_record_of_a_version_that_noted_no_stages_is_read(run):
+    run.finish_round(record(0))
+    path = run.round_folder(0) / "record.json"
+    keys = json.loads(path.read_text(encoding="utf-8"))
+    assert keys.pop("stages") == []
+    path.write_text(json.dumps(keys), encoding="utf-8")
+    assert run.records() == (record(0),)
 
 
 def test_a_plan_comes_back_as_it_was(run):

@@ -10,6 +10,7 @@ import pytest
 from ptl_plugins.geometry import geometry
 from ptl_plugins.report.runs import read_runs
 from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.stage_types import StageSpec, StageTime
 from ptl_plugins.types import (
     Cut,
     EvalResult,
@@ -39,6 +40,8 @@ FACTS = {
     "hardware": {"processor": "A CPU", "cores": 2, "memory_gb": 4.0, "accelerators": []},
 }
 SECONDS = {"profile": 2.0, "select": 0.5, "prune": 0.5, "recover": 9.0, "evaluate": 1.0}
+PLANNED = (StageSpec(backend="fake", settings={}),)
+STAGES = (StageTime(backend="fake", wall_seconds=8.0, devices=4),)
 NEURONS = Cut(unit="neuron", criterion="output_change", selector="count", amount=8.0)
 LAYER = Cut(unit="layer", criterion="l2", selector="count", amount=1.0)
 
@@ -84,12 +87,14 @@ def sizes(registry):
 def write_run(tmp_path, make_recipe, model, sizes):
     """Write a run: `cuts` are its rounds, `done` how many of them are recorded.
 
-    `metrics(round)` and `pruned(round)` give what was measured, or None.
+    `metrics(round)` and `pruned(round)` give what was measured, or None; `planned` are the
+    recipe's stages, `stages` the times that every round's record has of them.
     """
 
     def write(
         name="run", cuts=(NEURONS, NEURONS, LAYER), *, done=None, metrics=None, pruned=None,
-        seconds=SECONDS, facts=FACTS, tasks=("chain_of_thought",), **keys,
+        seconds=SECONDS, stages=STAGES, facts=FACTS, tasks=("chain_of_thought",), planned=PLANNED,
+        **keys,
     ):  # fmt: skip
         folder, now = tmp_path / name, sizes
         rounds = tuple(
@@ -102,7 +107,13 @@ def write_run(tmp_path, make_recipe, model, sizes):
             before_recovery=pruned is not None,
         )
         recipe = make_recipe(
-            **{"model": str(model), "rounds": rounds, "evaluation": evaluation, **keys}
+            **{
+                "model": str(model),
+                "rounds": rounds,
+                "evaluation": evaluation,
+                "stages": planned,
+                **keys,
+            }
         )
         run = RunFolder(folder, writes=True)
         run.open(recipe, facts)
@@ -125,6 +136,7 @@ def write_run(tmp_path, make_recipe, model, sizes):
                     pruned=_result(pruned, index) if index else None,
                     recovered=_result(metrics, index),
                     seconds=seconds if index else {"evaluate": 1.0},
+                    stages=stages if index else (),
                 )
             )
         return folder

@@ -40,11 +40,12 @@ def test_the_table_of_three_runs(write_three, read):
     assert list(rows[0]) == [
         "run", "parameters", "kept", "FLOPs",
         "cot_loss original", "cot_loss last", "cot_loss change",
-        "step_accuracy original", "step_accuracy last", "step_accuracy change", "recovery",
+        "step_accuracy original", "step_accuracy last", "step_accuracy change",
+        "recovery wall", "recovery device",
     ]  # fmt: skip
     assert list(rows[1].values()) == [
         "layers_first", "35,232", "63.5%", "0.572", "1.525", "1.625", "+0.100",
-        "47.5% (32.9-62.5)", "37.5% (24.2-53.0)", "-10.0 pp", "36 s",
+        "47.5% (32.9-62.5)", "37.5% (24.2-53.0)", "-10.0 pp", "32 s", "128 s",
     ]  # fmt: skip
     assert [row["run"] for row in rows] == ["neurons_first", "layers_first", "in_turns"]
 
@@ -63,7 +64,7 @@ def test_a_run_that_has_not_begun_is_all_dashes(write_run, read, steps_right):
     one = write_run("one", metrics=lambda index: steps_right(20))
     runs = read(one, write_run("two", done=0))
     values = list(table(comparison_section(runs, metrics_of(runs)))[1].values())
-    assert values == ["two (0 of 3 rounds)", *["-"] * 10]
+    assert values == ["two (0 of 3 rounds)", *["-"] * 11]
 
 
 def test_what_is_not_comparable_is_told(write_run, read, model):
@@ -183,10 +184,10 @@ def test_one_order_is_not_compared(write_run, read, cuts, steps_right):
 def test_sections_of_one_run_and_of_several(write_three, write_run, read, steps_right):
     runs = read(*write_three())
     assert headings(build_document(runs[:1])) == [
-        "Rounds", "Seconds", "Curves", "Facts", "Recipe",
+        "Rounds", "Seconds", "Recovery time", "Curves", "Facts", "Recipe",
     ]  # fmt: skip
     found = headings(build_document(runs))
-    assert found[:4] == ["Runs side by side", "Order", "Rounds of neurons_first",
-                         "Seconds of neurons_first"]  # fmt: skip
+    assert found[:5] == ["Runs side by side", "Order", "Rounds of neurons_first",
+                         "Seconds of neurons_first", "Recovery time of neurons_first"]  # fmt: skip
     assert found[-5:] == ["Curves", "Facts", "Recipe of neurons_first",
                           "Recipe of layers_first", "Recipe of in_turns"]  # fmt: skip

@@ -39,3 +39,8 @@ def test_the_names_of_samples_are_those_of_the_code():
 def test_the_orders_of_the_paper_are_named():
     for order in (*list(BY_GROUPS.values())[:2], "alternating"):
         assert f"`{order}`" in TEXT
+
+
+def test_the_example_of_the_recovery_time_has_the_columns_of_the_code(write_run, read):
+    text = to_markdown(build_document(read(write_run()))).partition("## Recovery time\n\n")[2]
+    assert "\n".join(text.splitlines()[:2]) in TEXT

@@ -55,7 +55,7 @@ def test_it_is_well_formed_and_stands_alone(page):
     text, _ = page()
     found = Page(text)
     assert found.tags[:2] == ["html", "head"]
-    assert found.tags.count("table") == 3
+    assert found.tags.count("table") == 4
     assert found.tags.count("img") == 2
     assert not {"script", "link", "iframe", "object", "a", "base"} & set(found.tags)
     assert "http" not in text

@@ -12,7 +12,7 @@ from ptl_plugins.report.formats import duration, number, parameters
 from ptl_plugins.report.markdown import to_markdown
 from ptl_plugins.report.metrics import Measured, Metric, metrics_of, show, show_change
 from ptl_plugins.report.rounds import INTERVAL_NOTE, rounds_section
-from ptl_plugins.report.times import RESUMED_NOTE, recovery_seconds, seconds_section, share_of_run
+from ptl_plugins.report.times import RESUMED_NOTE, seconds_section, share_of_run
 
 ACCURACY = Metric(name="step_accuracy", is_share=True)
 LOSS = Metric(name="cot_loss", is_share=False)
@@ -140,7 +140,6 @@ def test_a_round_that_was_resumed_or_not_recovered_tells_no_share(write_run, rea
         assert [row["PTL's share"] for row in table(section)] == ["-"] * 5
         assert (RESUMED_NOTE in section.notes) is (name == "a")
         assert share_of_run(run) is None
-        assert recovery_seconds(run) == (27.0 if name == "a" else None)
 
 
 def test_without_seconds_there_is_no_table_of_them(write_run, read):
