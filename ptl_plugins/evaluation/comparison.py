@@ -69,7 +69,7 @@ def compare(
     Raises:
         PTLError: a package, a task's data or a model is missing, or cannot be used.
     """
-    require_packages()
+    require_packages(settings.backend)
     models = [model, *([baseline] if baseline is not None else [])]
     folders = {name: model_folder(name) for name in models}
     with prepared(tasks, settings) as exams:

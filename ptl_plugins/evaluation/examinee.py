@@ -21,7 +21,7 @@ MODULES = {"lm_eval": "lm-eval", "scipy": "scipy", "math_verify": "math-verify"}
 """What the extra [eval] brings, by the name it is imported by."""
 
 
-def require_packages() -> None:
+def require_packages(backend: str = "hf") -> None:
     """Refuse to start without what an evaluation needs.
 
     Raises:
@@ -30,6 +30,8 @@ def require_packages() -> None:
     missing = [name for module, name in MODULES.items() if not importlib.util.find_spec(module)]
     if missing:
         raise EvaluationError(f"evaluation needs {', '.join(missing)}: {INSTALL}")
+    if backend == "vllm" and not importlib.util.find_spec("vllm"):
+        raise EvaluationError("backend vllm: vLLM is not installed here; install it, or take hf")
 
 
 def known_family(model: str, registry: Registry) -> tuple[Family, Geometry] | None:
@@ -59,15 +61,12 @@ def live_examinee(
 
 @contextmanager
 def loaded_examinee(model: Path, registry: Registry, settings: Settings) -> Iterator[Examinee]:
-    """Load a checkpoint, yield it ready to be asked, and let it go.
-
-    Raises:
-        EvaluationError: vLLM is asked for and not there.
-    """
+    """Load a checkpoint, yield it ready to be asked, and let it go."""
     known = known_family(str(model), registry)
     family, sizes = known or (None, None)
     if settings.backend == "vllm":
-        yield _served(model, family, sizes, settings)
+        with _served(model, family, sizes) as examinee:
+            yield examinee
         return
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,12 +82,14 @@ def loaded_examinee(model: Path, registry: Registry, settings: Settings) -> Iter
         torch.cuda.empty_cache()
 
 
-def _served(
-    model: Path, family: Family | None, sizes: Geometry | None, settings: Settings
-) -> Examinee:
-    if not importlib.util.find_spec("vllm"):
-        raise EvaluationError("backend vllm: vLLM is not installed here; install it, or take hf")
+@contextmanager
+def _served(model: Path, family: Family | None, sizes: Geometry | None) -> Iterator[Examinee]:
+    import gc
+
     from ptl_plugins.evaluation.counting_vllm import CountingVLLM
 
-    needs_bos = family is not None and family.needs_bos
-    return Examinee(lm=CountingVLLM(str(model), needs_bos=needs_bos), geometry=sizes)
+    with quiet():
+        lm = CountingVLLM(str(model), needs_bos=family is not None and family.needs_bos)
+    yield Examinee(lm=lm, geometry=sizes)
+    del lm.model  # the GPU's memory is needed for the next model
+    gc.collect()

@@ -63,7 +63,7 @@ def run_eval(
         PTLError: a task, its data, a model or a package is not there, or does not fit the others.
     """
     _require_tasks(request)
-    require_packages()
+    require_packages(request.settings.backend)
     if request.out is not None:
         require_place(request.out)
     models = [request.model, *([request.baseline] if request.baseline is not None else [])]
