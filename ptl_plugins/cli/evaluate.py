@@ -58,7 +58,7 @@ def evaluate(
     plugins: Plugins = [],  # noqa: B006  # typer copies it
 ) -> None:
     """Measure a model; what was asked of the same weights before is kept, a kill loses little."""
-    from ptl_plugins.evaluation.request import EvalRequest, run_eval
+    from ptl_plugins.evaluation.request import EvalRequest, containment_lines, run_eval
     from ptl_plugins.evaluation.values import Settings
     from ptl_plugins.manager import build_manager, build_registry
 
@@ -81,6 +81,8 @@ def evaluate(
         out=out,
         fresh=fresh,
     )
+    for line in containment_lines(request):
+        typer.echo(f"- generated programs: {line}", err=True)
     with _shown() as progress:
         found = run_eval(request, registry, progress)
     _print(found, request)

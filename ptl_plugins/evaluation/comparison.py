@@ -16,6 +16,7 @@ from ptl_plugins.evaluation.examination import (
     is_done,
     kept,
     model_digest,
+    num_whole_blocks,
     prepared,
 )
 from ptl_plugins.evaluation.examinee import loaded_examinee, require_packages
@@ -39,6 +40,8 @@ class Answers:
     """Where the questions' results are kept."""
     about: Mapping[str, Any]
     """What the results are of: digests, settings, versions."""
+    num_kept: int
+    """Questions that an earlier evaluation had asked."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,7 +130,9 @@ def _ask(
         if fresh:
             store.write([])
         results = store.read()
+        num_kept = len(results)
         if not is_done(exam, results):
+            num_kept = num_whole_blocks(exam, results)
             results = examine(exam, load(), SingleProcess(), store=store, progress=progress)
     return Answers(
         model=name,
@@ -135,6 +140,7 @@ def _ask(
         results=results,
         questions=store.questions,
         about=described,
+        num_kept=num_kept,
     )
 
 

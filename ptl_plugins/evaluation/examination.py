@@ -100,8 +100,8 @@ def examine(
         EvaluationError: the model has no chat template for a chat, or not room for one prompt.
     """
     results = store.read() if store else []
-    block = exam.settings.batch_size * BATCHES_PER_BLOCK * ranks.size
-    results = results[: len(results) // block * block] if not is_done(exam, results) else results
+    results = results[: num_whole_blocks(exam, results, ranks.size)]
+    block = _block(exam, ranks.size)
     if len(results) < len(exam.questions):
         require_room(examinee, exam.benchmark, exam.questions, exam.settings)
     for start in range(len(results), len(exam.questions), block):
@@ -115,6 +115,18 @@ def examine(
     if progress:
         progress(exam.name, len(results), len(exam.questions))
     return results
+
+
+def num_whole_blocks(exam: Exam, results: Sequence[QuestionResult], num_ranks: int = 1) -> int:
+    """Return how many of an earlier try's results are kept: all of them, or whole blocks."""
+    if is_done(exam, results):
+        return len(results)
+    block = _block(exam, num_ranks)
+    return len(results) // block * block
+
+
+def _block(exam: Exam, num_ranks: int) -> int:
+    return exam.settings.batch_size * BATCHES_PER_BLOCK * num_ranks
 
 
 def is_done(exam: Exam, results: Sequence[QuestionResult]) -> bool:

@@ -92,7 +92,7 @@ def run_eval(
         "seconds": round(time.time() - started, 1),
         "loss": {name: metrics for name, metrics in loss},
         "speed": [report.to_json() for report in speed],
-        "containment": _containment(request),
+        "containment": containment_lines(request),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -144,9 +144,11 @@ def _speed(request: EvalRequest, folders: dict[str, Path], name: str) -> SpeedRe
     )
 
 
-def _containment(request: EvalRequest) -> list[str]:
-    """Return how programs were contained, where any were run."""
-    if not any(BENCHMARKS[n].scoring == "code" for n in request.tasks if n in BENCHMARKS):
+def containment_lines(request: EvalRequest) -> list[str]:
+    """Return how programs are contained on this machine, where any are run."""
+    if not request.settings.allow_code_execution or not any(
+        BENCHMARKS[n].scoring == "code" for n in request.tasks if n in BENCHMARKS
+    ):
         return []
     from ptl_plugins.code_execution import containment
 

@@ -10,14 +10,22 @@ from ptl_plugins.evaluation.comparison import Answers, Compared
 from ptl_plugins.evaluation.pairing import Pairing
 from ptl_plugins.evaluation.summary import Mean, TaskSummary
 
-HEADINGS = ("task", "model", "questions", "accuracy", "tokens", "FLOPs/question")
+COLUMNS = (
+    ("task", "left"),
+    ("model", "left"),
+    ("questions", "right"),
+    ("accuracy", "right"),
+    ("tokens a question:\nprompt + answer", "right"),
+    ("FLOPs\na question", "right"),
+)
 
 
 def accuracy_table(compared: Sequence[Compared]) -> Table:
     """Return a row per task and model: marks with standard errors, tokens and FLOPs."""
-    table = Table(title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right")
+    table = Table()
+    for heading, side in COLUMNS:
+        folds = heading == "model"  # the one that may be long
+        table.add_column(heading, justify=side, no_wrap=not folds, overflow="fold")  # type: ignore[arg-type]
     for task in compared:
         for answers in filter(None, (task.answers, task.baseline)):
             table.add_row(*_row(answers))
@@ -31,6 +39,11 @@ def notes(compared: Sequence[Compared]) -> Iterator[str]:
             yield f"{task.task}: {_compared(pairing)}"
         for answers in filter(None, (task.answers, task.baseline)):
             yield from (f"{task.task}: {answers.model}: {note}" for note in _odd(answers.summary))
+            if answers.num_kept:
+                yield (
+                    f"{task.task}: {answers.model}: {answers.num_kept} questions were asked "
+                    "earlier and are kept; --fresh asks again"
+                )
 
 
 def _row(answers: Answers) -> tuple[str, ...]:

@@ -68,12 +68,16 @@ class LmEval:
         self, ctx: RoundContext, subject: Subject, settings: Mapping[str, Any]
     ) -> dict[str, float]:
         """Ask the live model, each rank its share; what a checkpoint was asked before is kept."""
+        from ptl_plugins.code_execution import containment
         from ptl_plugins.evaluation import summary
         from ptl_plugins.evaluation.examination import prepared
         from ptl_plugins.evaluation.examinee import require_packages
 
         require_packages()
         asked = _settings(settings)
+        if asked.allow_code_execution:
+            for line in containment().lines():
+                ctx.log.say(f"generated programs: {line}")
         values: dict[str, float] = {}
         with prepared(LmEvalSettings.model_validate(dict(settings)).tasks, asked) as exams:
             for exam in exams:
