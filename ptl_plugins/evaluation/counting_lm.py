@@ -58,6 +58,7 @@ class CountingLM(HFLM):  # type: ignore[misc]
         self.usage: dict[str, Usage] = {}
         """By prompt."""
         self._prompts: list[str] = []
+        self._bos = _missing_bos(tokenizer) if needs_bos else ""
 
     def prompt_length(self, prompt: str) -> int:
         """Return the tokens of a prompt, as they are fed to the model."""
@@ -70,7 +71,8 @@ class CountingLM(HFLM):  # type: ignore[misc]
     def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
         """Encode a batch, and remember whose it is."""
         self._prompts = list(strings)
-        return super().tok_batch_encode(strings, *args, **kwargs)
+        fed = [s if s.startswith(self._bos) else self._bos + s for s in strings]
+        return super().tok_batch_encode(fed, *args, **kwargs)
 
     def _model_generate(
         self, context: Any, max_length: int, stop: list[str], **kwargs: Any
@@ -105,3 +107,10 @@ class CountingLM(HFLM):  # type: ignore[misc]
     def _end_tokens(self) -> set[int]:
         found = getattr(self.model.generation_config, "eos_token_id", None)
         return set(found if isinstance(found, list) else () if found is None else (found,))
+
+
+def _missing_bos(tokenizer: Any) -> str:
+    """Return the BOS as text where the tokenizer has one and does not put it in front itself."""
+    bos: str | None = tokenizer.bos_token
+    starts = tokenizer("a", add_special_tokens=True)["input_ids"][0] == tokenizer.bos_token_id
+    return "" if bos is None or starts else bos

@@ -63,6 +63,15 @@ def test_fixed_tokens_are_generated_though_the_model_wants_to_stop(ends_at_once)
     assert seen == [(1, 4)] + [(1, 1)] * 5
 
 
+def test_the_end_of_the_text_is_a_token_like_any_other_where_the_length_is_fixed(ends_at_once):
+    read = []
+    ends_at_once.get_input_embeddings().register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0][0].tolist())
+    )
+    engine(ends_at_once).generate([PROMPT], new_tokens=3, stop=False)
+    assert read[1] == [ends_at_once.generation_config.eos_token_id]
+
+
 def test_a_batch_runs_as_one_and_counts_the_tokens_of_all(model):
     seen = lengths(model)
     sample = engine(model).generate([PROMPT, PROMPT, PROMPT], new_tokens=5, stop=False)

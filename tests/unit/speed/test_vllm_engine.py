@@ -10,6 +10,7 @@ import pytest
 from ptl_plugins.errors import PTLError
 from ptl_plugins.speed.measure import measure_speed
 from ptl_plugins.speed.protocol import Protocol
+from ptl_plugins.speed.vllm_engine import VllmEngine
 from ptl_plugins.testing import tiny_tokenizer, write_tiny_checkpoint
 
 SMALL = Protocol(
@@ -80,6 +81,15 @@ def test_prefill_is_one_token_and_decode_the_difference_to_more(stand_in, folder
     assert [s.max_tokens for _, _, s in stand_in.asked[:2]] == [1, 5]
     assert {len(prompts[0]["prompt_token_ids"]) for _, prompts, _ in stand_in.asked} == {10}
     assert report.comparison("decode").tokens == 4
+
+
+def test_seconds_of_decoding_are_those_beyond_the_first_token(stand_in):
+    times = iter([0.0, 2.0, 10.0, 17.0])  # one token takes 2 s, five take 7 s
+    llm = stand_in.LLM(model="m")
+    engine = VllmEngine(llm, None, vllm=stand_in, clock=lambda: next(times))
+    prefill, decode = engine.prefill_decode([1, 2, 3], new_tokens=4)
+    assert (prefill.seconds, prefill.num_tokens) == (2, 3)
+    assert (decode.seconds, decode.num_tokens) == (5, 4)
 
 
 def test_engines_are_given_room_for_the_longest_sequence_and_no_more_than_the_context(
