@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ptl_plugins.evaluation.request import EvalRequest, Evaluation
 
 
+TABLE_COLUMNS = 120
+"""Characters that the table needs; a narrower one would break every cell."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the subcommand."""
     app.command("eval")(evaluate)
@@ -58,7 +62,7 @@ def evaluate(
     plugins: Plugins = [],  # noqa: B006  # typer copies it
 ) -> None:
     """Measure a model; what was asked of the same weights before is kept, a kill loses little."""
-    from ptl_plugins.evaluation.request import EvalRequest, containment_lines, run_eval
+    from ptl_plugins.evaluation.request import EvalRequest, run_eval
     from ptl_plugins.evaluation.values import Settings
     from ptl_plugins.manager import build_manager, build_registry
 
@@ -81,10 +85,10 @@ def evaluate(
         out=out,
         fresh=fresh,
     )
-    for line in containment_lines(request):
-        typer.echo(f"- generated programs: {line}", err=True)
     with _shown() as progress:
-        found = run_eval(request, registry, progress)
+        found = run_eval(
+            request, registry, progress, lambda line: typer.echo(f"- {line}", err=True)
+        )
     _print(found, request)
 
 
@@ -119,9 +123,9 @@ def _print(found: Evaluation, request: EvalRequest) -> None:
     from ptl_plugins.evaluation.table import accuracy_table, notes
     from ptl_plugins.speed.table import lines
 
-    console = Console()
     if found.compared:
-        console.print(accuracy_table(found.compared))
+        console = Console()
+        Console(width=max(console.width, TABLE_COLUMNS)).print(accuracy_table(found.compared))
     for note in notes(found.compared):
         typer.echo(f"- {note}")
     for name, metrics in found.loss:

@@ -34,6 +34,10 @@ REFUSED = {
     "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "ioprio_set": (251, 30),
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
     "shmget": (29, 194),  # memory that no limit counts and that outlives the process
     "semget": (64, 190),
     "msgget": (68, 186),
@@ -59,6 +63,9 @@ REFUSED = {
     "keyctl": (250, 219),
 }
 CLONE, CLONE3, PRLIMIT, PRCTL = (56, 220), (435, 435), (302, 261), (157, 167)
+FCNTL = (72, 25)
+OWNER_SIGNALS = (8, 10, 15)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends signals to a process of one's choice."""
 NEW_NAMESPACES = 0x7E020000
 
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -114,17 +121,19 @@ def _instructions(architecture: int) -> list[Instruction]:
         lines += [(JUMP_EQUAL, 0, 1, numbers[column]), _fail(errno.EPERM)]
     # its flags lie behind a pointer; libc falls back to clone
     lines += [(JUMP_EQUAL, 0, 1, CLONE3[column]), _fail(errno.ENOSYS)]
-    lines += _by_first_argument(CLONE[column], (JUMP_BITS, 0, 1, NEW_NAMESPACES))
+    lines += _by_argument(0, CLONE[column], (JUMP_BITS, 0, 1, NEW_NAMESPACES))
     # the limits of others; its own end when the launcher ends
-    lines += _by_first_argument(PRLIMIT[column], (JUMP_AT_LEAST, 0, 1, 1))
-    lines += _by_first_argument(PRCTL[column], (JUMP_EQUAL, 0, 1, PR_SET_PDEATHSIG))
+    lines += _by_argument(0, PRLIMIT[column], (JUMP_AT_LEAST, 0, 1, 1))
+    lines += _by_argument(0, PRCTL[column], (JUMP_EQUAL, 0, 1, PR_SET_PDEATHSIG))
+    for command in OWNER_SIGNALS:
+        lines += _by_argument(1, FCNTL[column], (JUMP_EQUAL, 0, 1, command))
     return [*lines, (RETURN, 0, 0, ALLOW)]
 
 
-def _by_first_argument(number: int, refused: Instruction) -> list[Instruction]:
+def _by_argument(argument: int, number: int, refused: Instruction) -> list[Instruction]:
     return [
         (JUMP_EQUAL, 0, 4, number),
-        (LOAD, 0, 0, FIRST_ARGUMENT),
+        (LOAD, 0, 0, FIRST_ARGUMENT + 8 * argument),
         refused,
         _fail(errno.EPERM),
         (LOAD, 0, 0, NUMBER),

@@ -1,4 +1,4 @@
-"""`ptl eval` without its command line: one model, or two on the same questions."""
+"""One model, or two on the same questions of some benchmarks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_plugins.evaluation.asking import Examinee
 from ptl_plugins.evaluation.examination import (
     Exam,
     Progress,
@@ -18,9 +19,13 @@ from ptl_plugins.evaluation.examination import (
     model_digest,
     num_whole_blocks,
     prepared,
+    require_fit,
 )
-from ptl_plugins.evaluation.examinee import loaded_examinee, require_packages
-from ptl_plugins.evaluation.harness import Examinee
+from ptl_plugins.evaluation.examinee import (
+    loaded_examinee,
+    outlined_examinee,
+    require_packages,
+)
 from ptl_plugins.evaluation.pairing import Pairing, pair
 from ptl_plugins.evaluation.summary import TaskSummary, summarize
 from ptl_plugins.evaluation.values import QuestionResult, Settings
@@ -76,6 +81,10 @@ def compare(
     models = [model, *([baseline] if baseline is not None else [])]
     folders = {name: model_folder(name) for name in models}
     with prepared(tasks, settings) as exams:
+        for folder in folders.values():  # before hours are spent on one that another task stops
+            outline = outlined_examinee(folder, registry, settings)
+            for exam in exams:
+                require_fit(exam, outline)
         asked = {
             name: _ask_model(name, folder, exams, registry, fresh=fresh, progress=progress)
             for name, folder in folders.items()

@@ -55,8 +55,8 @@ class CountingLM(HFLM):  # type: ignore[misc]
             batch_size=batch_size,
             add_bos_token=True if needs_bos else None,
         )
-        self.usage: dict[str, Usage] = {}
-        """By prompt."""
+        self.usage: dict[str, list[Usage]] = {}
+        """By prompt, in the order of the requests."""
         self._prompts: list[str] = []
         self._bos = _missing_bos(tokenizer) if needs_bos else ""
 
@@ -100,9 +100,8 @@ class CountingLM(HFLM):  # type: ignore[misc]
             at_stop = criterion.stopped_at.get(row)
             taken = min(len(ids) if n is None else n for n in (at_end, at_stop))
             finish: Finish = "length" if at_end is None and at_stop is None else "stop"
-            self.usage[prompt] = Usage(
-                prompt_tokens=int(lengths[row]), generated_tokens=taken, finish=finish
-            )
+            usage = Usage(prompt_tokens=int(lengths[row]), generated_tokens=taken, finish=finish)
+            self.usage.setdefault(prompt, []).append(usage)
 
     def _end_tokens(self) -> set[int]:
         found = getattr(self.model.generation_config, "eos_token_id", None)

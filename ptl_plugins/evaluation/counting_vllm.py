@@ -22,8 +22,8 @@ class CountingVLLM(VLLM):  # type: ignore[misc]
             batch_size="auto",
             add_bos_token=True if needs_bos else None,
         )
-        self.usage: dict[str, Usage] = {}
-        """By prompt."""
+        self.usage: dict[str, list[Usage]] = {}
+        """By prompt, in the order of the requests."""
         self._prompts: dict[tuple[int, ...], str] = {}
 
     def prompt_length(self, prompt: str) -> int:
@@ -41,9 +41,10 @@ class CountingVLLM(VLLM):  # type: ignore[misc]
         outputs = super()._model_generate(requests=requests, **arguments)
         for ids, output in zip(requests, outputs, strict=True):
             answer = output.outputs[0]
-            self.usage[self._prompts[tuple(ids)]] = Usage(
+            usage = Usage(
                 prompt_tokens=len(ids),
                 generated_tokens=len(answer.token_ids),
                 finish="length" if answer.finish_reason == "length" else "stop",
             )
+            self.usage.setdefault(self._prompts[tuple(ids)], []).append(usage)
         return outputs

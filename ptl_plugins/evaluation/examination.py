@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptl_plugins.durable import digest_of_files
+from ptl_plugins.evaluation.asking import Examinee, ask, require_room
 from ptl_plugins.evaluation.benchmarks import Benchmark, find_benchmark
-from ptl_plugins.evaluation.harness import Examinee, ask, require_room
+from ptl_plugins.evaluation.math_judge import MathJudge
 from ptl_plugins.evaluation.question_files import read_questions
 from ptl_plugins.evaluation.result_store import ResultStore, store_for
 from ptl_plugins.evaluation.scoring import Scorer, scorer_for
@@ -27,7 +29,10 @@ BATCHES_PER_BLOCK = 16
 RULES = 1
 """Raised when prompts, marks or counts change, so that kept results are not taken for new ones."""
 DISTRIBUTIONS = ("lm-eval", "transformers", "torch", "math-verify", "sympy")
-MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
+MODEL_FILES = (
+    "*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt",
+    "additional_chat_templates/*.jinja",
+)  # fmt: skip
 Progress = Callable[[str, int, int], None]
 """Called with the task, the questions done and the questions in all."""
 
@@ -47,7 +52,7 @@ class Exam:
         return self.benchmark.name
 
 
-@contextmanager
+@contextlib.contextmanager
 def prepared(tasks: Sequence[str], settings: Settings) -> Iterator[list[Exam]]:
     """Yield the exams of some tasks, of which everything is checked that needs no model.
 
@@ -59,9 +64,10 @@ def prepared(tasks: Sequence[str], settings: Settings) -> Iterator[list[Exam]]:
         raise EvaluationError(f"task '{doubled}' is named twice; name it once")
     benchmarks = [find_benchmark(name) for name in tasks]
     exams: list[Exam] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        judge = functools.cache(lambda: stack.enter_context(MathJudge()))
         for benchmark in benchmarks:
-            scorer = scorer_for(benchmark, settings)
+            scorer = scorer_for(benchmark, settings, judge)
             questions = read_questions(benchmark, settings.data_dir)[: settings.limit]
             if all(question.unreadable for question in questions):
                 raise EvaluationError(
@@ -71,11 +77,7 @@ def prepared(tasks: Sequence[str], settings: Settings) -> Iterator[list[Exam]]:
             exams.append(
                 Exam(benchmark=benchmark, questions=questions, scorer=scorer, settings=settings)
             )
-            scorer.start()
         yield exams
-    finally:
-        for exam in exams:
-            exam.scorer.close()
 
 
 def examine(
@@ -102,8 +104,8 @@ def examine(
     results = store.read() if store else []
     results = results[: num_whole_blocks(exam, results, ranks.size)]
     block = _block(exam, ranks.size)
-    if len(results) < len(exam.questions):
-        require_room(examinee, exam.benchmark, exam.questions, exam.settings)
+    if not results:
+        require_fit(exam, examinee)
     for start in range(len(results), len(exam.questions), block):
         if progress:
             progress(exam.name, start, len(exam.questions))
@@ -127,6 +129,15 @@ def num_whole_blocks(exam: Exam, results: Sequence[QuestionResult], num_ranks: i
 
 def _block(exam: Exam, num_ranks: int) -> int:
     return exam.settings.batch_size * BATCHES_PER_BLOCK * num_ranks
+
+
+def require_fit(exam: Exam, examinee: Examinee) -> None:
+    """Refuse what a model cannot be asked at all; its weights are not looked at.
+
+    Raises:
+        EvaluationError: it has no chat template for a chat, or not room for one prompt.
+    """
+    require_room(examinee, exam.benchmark, exam.questions, exam.settings)
 
 
 def is_done(exam: Exam, results: Sequence[QuestionResult]) -> bool:

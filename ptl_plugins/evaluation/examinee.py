@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptl_plugins.errors import PTLError
-from ptl_plugins.evaluation.harness import Examinee, quiet
+from ptl_plugins.evaluation.asking import Examinee, quiet
 from ptl_plugins.evaluation.upstream_tasks import INSTALL
 from ptl_plugins.evaluation.values import EvaluationError, Settings
 from ptl_plugins.families import Family, find_family
@@ -50,18 +50,55 @@ def known_family(model: str, registry: Registry) -> tuple[Family, Geometry] | No
 def live_examinee(
     model: Any, tokenizer: Any, family: Family | None, sizes: Geometry | None, settings: Settings
 ) -> Examinee:
-    """Return a live model, asked through transformers' `generate`."""
+    """Return a live model, asked through transformers' `generate`.
+
+    Raises:
+        EvaluationError: lm-eval cannot use the tokenizer.
+    """
     from ptl_plugins.evaluation.counting_lm import CountingLM
 
     needs_bos = family is not None and family.needs_bos
-    with quiet():
+    name = str(model.config.name_or_path or "the model")
+    _require_tokens(name, tokenizer)
+    with quiet(), unusable(name):
         lm = CountingLM(model, tokenizer, batch_size=settings.batch_size, needs_bos=needs_bos)
     return Examinee(lm=lm, geometry=sizes)
 
 
+def _require_tokens(model: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer of no words, which transformers makes up where the files are missing."""
+    ids = tokenizer("What is 1 + 1?", add_special_tokens=False)["input_ids"]
+    if set(ids) <= {tokenizer.unk_token_id}:
+        raise EvaluationError(
+            f"model '{model}': its tokenizer knows no word of a plain sentence; its files are "
+            "missing or those of another model"
+        )
+
+
+def outlined_examinee(model: Path, registry: Registry, settings: Settings) -> Examinee:
+    """Return a checkpoint without its weights: it tells the lengths of prompts, and answers none.
+
+    Raises:
+        EvaluationError: its config or its tokenizer cannot be used.
+    """
+    from transformers import AutoTokenizer
+
+    from ptl_plugins.speed.weights import without_weights
+
+    known = known_family(str(model), registry)
+    family, sizes = known or (None, None)
+    with unusable(str(model)):
+        outline, tokenizer = without_weights(model, None), AutoTokenizer.from_pretrained(model)
+    return live_examinee(outline, tokenizer, family, sizes, settings)
+
+
 @contextmanager
 def loaded_examinee(model: Path, registry: Registry, settings: Settings) -> Iterator[Examinee]:
-    """Load a checkpoint, yield it ready to be asked, and let it go."""
+    """Load a checkpoint, yield it ready to be asked, and let it go.
+
+    Raises:
+        EvaluationError: it cannot be loaded.
+    """
     known = known_family(str(model), registry)
     family, sizes = known or (None, None)
     if settings.backend == "vllm":
@@ -69,17 +106,43 @@ def loaded_examinee(model: Path, registry: Registry, settings: Settings) -> Iter
             yield examinee
         return
     import torch
+
+    live, tokenizer = load(model)
+    yield live_examinee(live, tokenizer, family, sizes, settings)
+    del live
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def load(model: Path) -> tuple[Any, Any]:
+    """Return a checkpoint's model, in its own dtype on this rank's device, and its tokenizer.
+
+    Raises:
+        EvaluationError: either cannot be loaded.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ptl_plugins.live import accelerator
 
-    live: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    live.to(accelerator())
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    yield live_examinee(live.eval(), tokenizer, family, sizes, settings)
-    del live
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    with unusable(str(model)):
+        live: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        live.to(accelerator())
+        return live.eval(), AutoTokenizer.from_pretrained(model)
+
+
+@contextmanager
+def unusable(model: str) -> Iterator[None]:
+    """Turn whatever a library says of a broken checkpoint into one line that names it."""
+    try:
+        yield
+    except PTLError:
+        raise
+    except Exception as error:  # each library fails in its own ways, and all mean the same
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        raise EvaluationError(
+            f"model '{model}': cannot be loaded ({type(error).__name__}: {said}); its weights, "
+            "config.json and tokenizer have to be whole and belong together"
+        ) from error
 
 
 @contextmanager
@@ -88,7 +151,7 @@ def _served(model: Path, family: Family | None, sizes: Geometry | None) -> Itera
 
     from ptl_plugins.evaluation.counting_vllm import CountingVLLM
 
-    with quiet():
+    with quiet(), unusable(str(model)):
         lm = CountingVLLM(str(model), needs_bos=family is not None and family.needs_bos)
     yield Examinee(lm=lm, geometry=sizes)
     del lm.model  # the GPU's memory is needed for the next model

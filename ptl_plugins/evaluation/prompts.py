@@ -59,7 +59,8 @@ def chat_arguments(benchmark: Benchmark, settings: Settings, tokenizer: Any) -> 
     if not getattr(tokenizer, "chat_template", None):
         raise EvaluationError(
             f"task '{benchmark.name}' is a chat, and the model's tokenizer has no chat template; "
-            "give --chat-template qwen_math for a model of that form, or take the few-shot task"
+            "give --chat-template qwen_math (in a recipe chat_template: qwen_math) for a model of "
+            "that form, or take the few-shot task"
         )
     system = INSTRUCTION if _takes_system(tokenizer) else None
     return {"apply_chat_template": True, "system_instruction": system}
@@ -109,12 +110,21 @@ def _chat(benchmark: Benchmark, settings: Settings) -> dict[str, Any]:
 
 
 def _takes_system(tokenizer: Any) -> bool:
-    """Whether the chat template accepts a system message; Gemma2's raises."""
+    """Whether the chat template shows a system message; Gemma2's raises, others leave it out.
+
+    Raises:
+        EvaluationError: the template is none.
+    """
     import jinja2
 
-    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    system = {"role": "system", "content": INSTRUCTION}
+    turns = [system, {"role": "user", "content": "Why?"}]
     try:
-        tokenizer.apply_chat_template(turns, tokenize=False)
+        return INSTRUCTION in tokenizer.apply_chat_template(turns, tokenize=False)
+    except jinja2.exceptions.TemplateSyntaxError as error:
+        raise EvaluationError(
+            f"the model's chat template is broken ({error.message}); mend it, or give "
+            "--chat-template qwen_math"
+        ) from None
     except jinja2.exceptions.TemplateError:
         return False
-    return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ptl_plugins.text_data import read_rows
 
 MBPP_TEST = range(11, 511)
 """The task ids of MBPP's test split; 1 to 10 are for prompts, the rest for training."""
+WORKED_NUMBER = re.compile(r"####[^#\d]{0,20}\d[^#]*$")
+"""The last line of a worked answer; a sign or a currency may stand before the number."""
 NUM_TESTS = 3
 """Tests that MBPP's prompt shows."""
 Row = Mapping[str, Any]
@@ -98,23 +101,45 @@ def _question(
     why = doc.pop("unreadable")
     if not isinstance(asked, str) or not asked.strip():
         wanted = " or ".join(f"'{column}'" for column in data.question)
-        why = f"it has no text in {wanted}, but the columns {', '.join(row)}"
-    return Question(index=index, doc=doc, unreadable=why)
+        why = f"it has no text in {wanted}, but the columns {', '.join(map(str, row))}"
+    if not _is_text(doc):
+        doc, why = {"index": index}, "it holds half of a surrogate pair, which is no text"
+    shown = f"{asked}{doc.get('test_list', '')}"
+    return Question(index=index, doc=doc, asked=shown, unreadable=why)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts in a document can be written as UTF-8."""
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+    return not isinstance(value, dict | list) or all(map(_is_text, parts))
+
+
+def _plain(value: Any) -> str:
+    """Return a text or a number as text; anything else is no answer."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value)
 
 
 def _worked_number(row: Row, asked: str) -> dict[str, Any]:
     """GSM8K: a worked answer that ends in `#### number`."""
-    answer = str(row.get("answer") or "")
-    readable = "####" in answer and answer.rpartition("####")[2].strip()
-    why = "" if readable else "its answer has no '#### number'"
+    answer = _plain(row.get("answer"))
+    why = "" if WORKED_NUMBER.search(answer) else "its answer has no '#### number'"
     return {"question": asked, "answer": answer, "unreadable": why}
 
 
 def _mathematical(row: Row, asked: str) -> dict[str, Any]:
     r"""MATH and its kin: a solution with `\boxed{}`, an answer, or GSM8K's worked answer."""
-    solution, answer = str(row.get("solution") or ""), str(row.get("answer") or "")
+    solution, answer = _plain(row.get("solution")), _plain(row.get("answer"))
     if "####" in answer and not solution:
-        answer = answer.rpartition("####")[2].strip().replace(",", "")
+        number = answer.rpartition("####")[2].strip().replace(",", "")
+        answer = number if WORKED_NUMBER.search(answer) else ""
     boxed = load_task_functions("minerva_math").last_boxed_only_string(solution)
     why = "" if boxed or answer else "it has neither an answer nor a solution with \\boxed{}"
     return {"problem": asked, "solution": solution, "answer": answer, "unreadable": why}
@@ -123,9 +148,13 @@ def _mathematical(row: Row, asked: str) -> dict[str, Any]:
 def _program(row: Row, asked: str) -> dict[str, Any]:
     """MBPP: a task in words and three tests."""
     tests = row.get("test_list")
-    ok = isinstance(tests, Sequence) and len(tests) >= NUM_TESTS
-    why = "" if ok else f"it has no {NUM_TESTS} tests in 'test_list'"
-    shown = [str(test) for test in tests] if ok and tests else [""] * NUM_TESTS
+    ok = (
+        isinstance(tests, list)
+        and len(tests) >= NUM_TESTS
+        and all(isinstance(test, str) and test.strip() for test in tests)
+    )
+    why = "" if ok else f"it has no list of {NUM_TESTS} tests in 'test_list'"
+    shown = tests if ok and tests else [""] * NUM_TESTS
     return {"text": asked, "code": str(row.get("code") or ""), "test_list": shown,
             "unreadable": why}  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""`ptl eval` without its command line: benchmarks, teacher-forced loss and speed in one go."""
+"""What `ptl eval` does: benchmarks, teacher-forced loss and speed in one go."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +55,18 @@ class Evaluation:
 
 
 def run_eval(
-    request: EvalRequest, registry: Registry, progress: Progress | None = None
+    request: EvalRequest,
+    registry: Registry,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Measure a model, against a baseline if one is named, and save the results.
+
+    Args:
+        request: what is asked for.
+        registry: where families are found.
+        progress: told how far a task is.
+        say: told what a user should know before anything runs.
 
     Raises:
         PTLError: a task, its data, a model or a package is not there, or does not fit the others.
@@ -69,6 +78,9 @@ def run_eval(
     models = [request.model, *([request.baseline] if request.baseline is not None else [])]
     folders = {name: model_folder(name) for name in models}
     asked = _problems(request)
+    contained = containment_lines(request)
+    for line in contained:
+        say(f"generated programs: {line}")
     benchmarks = [name for name in request.tasks if name in BENCHMARKS]
     started = time.time()
     compared = (
@@ -92,7 +104,7 @@ def run_eval(
         "seconds": round(time.time() - started, 1),
         "loss": {name: metrics for name, metrics in loss},
         "speed": [report.to_json() for report in speed],
-        "containment": containment_lines(request),
+        "containment": contained,
         "hardware": hardware(),
         "versions": versions(),
     }

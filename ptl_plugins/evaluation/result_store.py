@@ -51,17 +51,13 @@ class ResultStore:
         """
         import filelock
 
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EvaluationError(
-                f"{self.folder}: cannot be made ({error.strerror}); name another folder for what "
-                f"PTL keeps ({CACHE_VARIABLE})"
-            ) from None
         lock = filelock.FileLock(self.folder.with_name(self.folder.name + ".lock"))
         try:
             with lock.acquire(timeout=0):
-                write_text(self.folder / ABOUT, json_text(dict(about)))
+                with writing(self.folder / ABOUT):
+                    write_text(self.folder / ABOUT, json_text(dict(about)))
                 yield
         except filelock.Timeout:
             raise EvaluationError(
@@ -87,8 +83,26 @@ class ResultStore:
 
 
 def write_results(path: Path, results: Sequence[QuestionResult]) -> None:
-    """Write a line per question, the whole file or nothing."""
-    write_text(path, "".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results))
+    """Write a line per question, the whole file or nothing.
+
+    Raises:
+        EvaluationError: the disk is full, or the place cannot be written to.
+    """
+    text = "".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results)
+    with writing(path):
+        write_text(path, text)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot be written ({error.strerror}); make room, or name another place "
+            f"(--out for results, {CACHE_VARIABLE} in the environment for what is kept)"
+        ) from error
 
 
 def store_for(about: Mapping[str, Any]) -> ResultStore:

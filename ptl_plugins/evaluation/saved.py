@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ptl_plugins.durable import TEMPORARY_SUFFIX, replace, write_json
 from ptl_plugins.evaluation.comparison import Answers, Compared
+from ptl_plugins.evaluation.result_store import writing
 from ptl_plugins.evaluation.values import EvaluationError
 
 
@@ -21,6 +23,8 @@ def require_place(out: Path) -> None:
     """
     if out.is_dir():
         raise EvaluationError(f"--out {out}: is a folder; give a file such as {out / 'eval.json'}")
+    if not os.access(out.absolute().parent, os.W_OK) and out.absolute().parent.is_dir():
+        raise EvaluationError(f"--out {out}: '{out.absolute().parent}' cannot be written to")
     if not out.absolute().parent.is_dir():
         raise EvaluationError(f"--out {out}: there is no folder '{out.parent}'; make it first")
 
@@ -34,6 +38,11 @@ def save(out: Path, compared: Sequence[Compared], others: Mapping[str, Any]) -> 
         compared: the tasks.
         others: what was measured beside them (speed, loss), and the machine.
     """
+    with writing(out):
+        return _save(out, compared, others)
+
+
+def _save(out: Path, compared: Sequence[Compared], others: Mapping[str, Any]) -> list[Path]:
     files = []
     for task in compared:
         files.append(_copy(task.answers.questions, out.with_name(f"{out.stem}.{task.task}.jsonl")))

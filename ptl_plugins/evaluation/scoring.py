@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ptl_plugins.code_execution import Limits, run_program
 from ptl_plugins.evaluation.benchmarks import Benchmark
 from ptl_plugins.evaluation.math_judge import MathJudge
 from ptl_plugins.evaluation.values import EvaluationError, Settings, Status
@@ -31,24 +31,21 @@ class Scorer(Protocol):
 
     @property
     def rule(self) -> str:
-        """How it scores here, once it is started; results by another rule are other results."""
-        ...
-
-    def start(self) -> None:
-        """Get ready; called before answers are generated."""
+        """How it scores here; results by another rule are other results."""
         ...
 
     def verdict(self, index: int, samples: Sequence[Sample], response: str) -> Scored:
         """Return the marks of the question `index`, and forget it."""
         ...
 
-    def close(self) -> None:
-        """End what was started."""
-        ...
 
-
-def scorer_for(benchmark: Benchmark, settings: Settings) -> Scorer:
+def scorer_for(benchmark: Benchmark, settings: Settings, judge: Callable[[], MathJudge]) -> Scorer:
     """Return what scores a benchmark.
+
+    Args:
+        benchmark: the task.
+        settings: whether programs may run.
+        judge: gives the judge that all mathematical tasks share, running.
 
     Raises:
         EvaluationError: it runs programs that a model wrote, and nobody allowed it.
@@ -56,7 +53,7 @@ def scorer_for(benchmark: Benchmark, settings: Settings) -> Scorer:
     if benchmark.scoring == "lm_eval":
         return FilterScorer(benchmark)
     if benchmark.scoring == "math":
-        return MathScorer(benchmark)
+        return MathScorer(benchmark, judge())
     if not settings.allow_code_execution:
         raise EvaluationError(
             f"task '{benchmark.name}' runs programs that the model writes: allow it with "
@@ -74,12 +71,6 @@ class FilterScorer:
 
     def __init__(self, benchmark: Benchmark) -> None:
         self.benchmark = benchmark
-
-    def start(self) -> None:
-        """Do nothing: lm-eval needs no start."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
     def verdict(self, index: int, samples: Sequence[Sample], response: str) -> Scored:
         """Return the marks that lm-eval gave."""
@@ -105,12 +96,6 @@ class OwnScorer:
 
         self.process_results = process_results
 
-    def start(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
     def verdict(self, index: int, samples: Sequence[Sample], response: str) -> Scored:
         """Return what was scored."""
         return self._scored.pop(index)
@@ -131,23 +116,14 @@ class OwnScorer:
 class MathScorer(OwnScorer):
     """Mathematical answers, compared by math-verify and by Minerva's rule in another process."""
 
-    def __init__(self, benchmark: Benchmark) -> None:
+    def __init__(self, benchmark: Benchmark, judge: MathJudge) -> None:
         super().__init__(benchmark)
-        self.judge = MathJudge()
-        self._open = contextlib.ExitStack()
+        self.judge = judge
 
     @property
     def rule(self) -> str:  # type: ignore[override]
         """How Minerva's `exact_match` compares here: by sympy, or texts alone."""
         return f"math-verify; exact_match by {self.judge.exact_match_rule}"
-
-    def start(self) -> None:
-        """Start the judge's process, so that a missing library is told before hours of work."""
-        self._open.enter_context(self.judge)
-
-    def close(self) -> None:
-        """End the judge's process."""
-        self._open.close()
 
     def _score(self, doc: Sample, response: str) -> Scored:
         verdict = self.judge.judge(
@@ -164,11 +140,9 @@ class MathScorer(OwnScorer):
 class CodeScorer(OwnScorer):
     """Programs, run with their tests in a contained process."""
 
-    rule = "the first three tests pass in a contained process"
+    rule = f"the first three tests pass in a contained process, {Limits()}"
 
     def _score(self, doc: Sample, response: str) -> Scored:
-        from ptl_plugins.code_execution import run_program
-
         result = run_program("\n".join([response, *doc["test_list"][:3]]))
         if result.passed:
             return Scored(status="scored", marks={self.benchmark.marks[0]: 1.0})

@@ -41,8 +41,8 @@ def notes(compared: Sequence[Compared]) -> Iterator[str]:
             yield from (f"{task.task}: {answers.model}: {note}" for note in _odd(answers.summary))
             if answers.num_kept:
                 yield (
-                    f"{task.task}: {answers.model}: {answers.num_kept} questions were asked "
-                    "earlier and are kept; --fresh asks again"
+                    f"{task.task}: {answers.model}: asked earlier and kept: {answers.num_kept}; "
+                    "--fresh asks again"
                 )
 
 
@@ -77,14 +77,14 @@ def _compared(pairing: Pairing) -> str:
 def _odd(summary: TaskSummary) -> Iterator[str]:
     """Yield the ends that are not the rule."""
     meanings = {
-        "empty": "answered with nothing (wrong)",
-        "too_long": "whose prompt does not fit the model (wrong)",
-        "timed_out": "whose answer took too long to judge (wrong)",
-        "failed": "that could not be judged (wrong)",
-        "unreadable_gold": "whose true answer cannot be read (left out)",
+        "empty": "answered with nothing, wrong",
+        "too_long": "prompt does not fit the model, wrong",
+        "timed_out": "answer took too long to judge, wrong",
+        "failed": "could not be judged, wrong",
+        "unreadable_gold": "question or true answer cannot be read, left out",
     }
     for status, meaning in meanings.items():
         if number := summary.statuses.get(status):
-            yield f"{number} questions {meaning}"
+            yield f"{meaning}: {number} of {sum(summary.statuses.values())}"
     if summary.num_cut_off:
-        yield f"{summary.num_cut_off} answers were cut off at the limit of new tokens"
+        yield f"cut off at the limit of new tokens: {summary.num_cut_off}"

@@ -40,13 +40,9 @@ def loss_metrics(model: Path, asked: list[Any]) -> dict[str, float]:
         model: a checkpoint folder.
         asked: what `problems` returned.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    from ptl_plugins.evaluation.examinee import load
     from ptl_plugins.evaluators import chain_of_thought
-    from ptl_plugins.live import accelerator
 
-    live: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    live.to(accelerator())
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    live, tokenizer = load(model)
     counts = chain_of_thought.count_chain_of_thought(live, tokenizer, asked)
     return chain_of_thought.metrics(counts)

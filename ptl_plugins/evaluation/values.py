@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 from ptl_plugins.errors import PTLError
 
-Status = Literal[
-    "scored", "empty", "too_long", "timed_out", "failed", "unreadable_gold", "not_executed"
-]
+Status = Literal["scored", "empty", "too_long", "timed_out", "failed", "unreadable_gold"]
 """What became of a question: all but `scored` and `unreadable_gold` count as wrong."""
 Finish = Literal["stop", "length", "none"]
 """Why an answer ended: at a stop text or the end of text, at the limit, or there is none."""
@@ -28,8 +26,10 @@ class Question:
     """Its place in the task's data, from 0."""
     doc: Mapping[str, Any]
     """The fields that prompt and scoring use."""
+    asked: str = ""
+    """What of it the prompt shows."""
     unreadable: str = ""
-    """Why its true answer cannot be read; empty where it can."""
+    """Why it or its true answer cannot be read; empty where both can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ptl_plugins.errors import PTLError, did_you_mean
 from ptl_plugins.types import RoundContext, Subject
 
 if TYPE_CHECKING:
+    from ptl_plugins.evaluation.benchmarks import Benchmark
     from ptl_plugins.evaluation.examination import Exam
     from ptl_plugins.evaluation.values import QuestionResult, Settings
 
@@ -45,6 +46,8 @@ class LmEval:
         """Return what is wrong with the settings in one line, or None."""
         from ptl_plugins.evaluation.benchmarks import BENCHMARKS, find_benchmark
 
+        if "chain_of_thought" in _names(settings):
+            return "tasks: 'chain_of_thought' is an evaluator of its own, not a task of this one"
         try:
             chosen = LmEvalSettings.model_validate(dict(settings))
             benchmarks = [find_benchmark(name) for name in chosen.tasks]
@@ -62,7 +65,7 @@ class LmEval:
             )
         if chosen.data_dir is not None and not Path(chosen.data_dir).expanduser().is_dir():
             return f"data_dir: '{chosen.data_dir}' is no folder"
-        return None
+        return _missing(benchmarks, chosen.data_dir)
 
     def evaluate(
         self, ctx: RoundContext, subject: Subject, settings: Mapping[str, Any]
@@ -128,13 +131,43 @@ def _write(ctx: RoundContext, exam: Exam, results: list[QuestionResult]) -> None
         write_results(folder / f"{exam.name}.jsonl", results)
 
 
+def _names(settings: Mapping[str, Any]) -> list[Any]:
+    tasks = settings.get("tasks")
+    return tasks if isinstance(tasks, list) else []
+
+
+def _missing(benchmarks: Sequence[Benchmark], data_dir: str | None) -> str | None:
+    """Return which data the folder lacks, or None."""
+    from ptl_plugins.evaluation.question_files import data_file
+
+    if data_dir is None:
+        return None
+    try:
+        for benchmark in benchmarks:
+            data_file(benchmark.data, data_dir)
+    except PTLError as error:
+        return f"data_dir: {error}"
+    return None
+
+
+ALLOWED = {
+    "tasks": "a list of at least one task, such as [gsm8k_cot, math500]",
+    "data_dir": "a folder",
+    "limit": "a whole number >= 1",
+    "batch_size": "a whole number >= 1",
+    "max_new_tokens": "a whole number >= 1",
+    "chat_template": "own or qwen_math",
+    "allow_code_execution": "true or false",
+}
+"""What each key may be, for the user."""
+
+
 def _explain(error: pydantic.ValidationError) -> str:
     """Return the first problem as one line."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    allowed = [*LmEvalSettings.model_fields]
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{did_you_mean(key, allowed)}; allowed: {', '.join(allowed)}"
+    key = str(first["loc"][0])
+    if key not in ALLOWED:
+        return f"unknown key '{key}'{did_you_mean(key, ALLOWED)}; allowed: {', '.join(ALLOWED)}"
     if first["type"] == "missing":
-        return f"{key} is missing: the tasks to measure"
-    return f"{key}: {first['msg']}, not {first['input']!r}"
+        return f"{key} is missing; give {ALLOWED[key]}"
+    return f"{key}: {first['input']!r} is not {ALLOWED[key]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 
 import pytest
 
@@ -77,6 +79,47 @@ def test_missing_data_are_told_before_a_model_is_loaded(task, ptl, roomy, tmp_pa
     assert code == 2
     assert str(tmp_path / "empty") in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+BROKEN = {
+    "model.safetensors": "ab",
+    "tokenizer.json": "{",
+    "config.json": '{"model_type": "llama", "hidden_size": "many"}',
+}
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "no weights", "no tokenizer"])
+def test_a_broken_checkpoint_is_one_line(name, ptl, data_dir, roomy, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(roomy, broken)
+    if name in BROKEN:
+        (broken / name).write_text(BROKEN[name])
+    elif name == "no weights":
+        (broken / "model.safetensors").unlink()
+    else:
+        for path in broken.glob("tokenizer*"):
+            path.unlink()
+    code, _, errors = ptl("eval", broken, "--tasks", "math500", "--data-dir", data_dir)
+    assert code == 2
+    told = [line for line in errors.splitlines() if line.startswith("ptl: ")]
+    assert len(told) == 1
+    assert str(broken) in told[0] or "config.json" in told[0]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("place", ["out", "cache"])
+def test_a_full_disk_is_one_line(place, ptl, data_dir, roomy, tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    module = {"out": "saved.write_json", "cache": "result_store.write_text"}[place]
+    monkeypatch.setattr(f"ptl_plugins.evaluation.{module}", full)
+    code, _, errors = ptl(
+        "eval", roomy, "--tasks", "math500", "--data-dir", data_dir, "--limit", 1,
+        "--max-new-tokens", 4, "--out", tmp_path / "eval.json",
+    )  # fmt: skip
+    assert code == 2
+    assert "cannot be written (No space left on device)" in errors
 
 
 def test_a_model_that_is_no_checkpoint_is_one_line(ptl, data_dir, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ptl_plugins.evaluation import examination, harness
+from ptl_plugins.evaluation import asking, examination
 from ptl_plugins.evaluation.comparison import compare
 from ptl_plugins.evaluation.values import EvaluationError, Settings
 
@@ -80,7 +80,7 @@ def test_a_killed_evaluation_goes_on_with_the_first_block_that_is_missing(
     lines = store.read_text().splitlines()
     store.write_text("\n".join([*lines[:6], lines[6][:20]]))  # torn within the second block
     asked = []
-    real = harness.ask
+    real = asking.ask
     monkeypatch.setattr(
         examination,
         "ask",
@@ -119,6 +119,39 @@ def test_a_true_answer_that_cannot_be_read_is_left_out_and_told(data_dir, roomy,
     found = compare(str(roomy), None, ["math500"], settings(data_dir), registry)
     assert found[0].answers.results[2].status == "unreadable_gold"
     assert found[0].answers.summary.num_questions == 5
+
+
+def test_questions_worded_alike_are_both_answered(data_dir, roomy, registry):
+    file = data_dir / "gsm8k/test.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:3], lines[0], lines[0]]) + "\n")
+    found = compare(str(roomy), None, ["gsm8k_cot"], settings(data_dir), registry)
+    first, *others = (found[0].answers.results[i] for i in (0, 3, 4))
+    assert all(other.response == first.response for other in others)
+    assert all(other.generated_tokens == first.generated_tokens for other in others)
+
+
+def test_the_room_for_a_prompt_does_not_count_its_answer(data_dir, tmp_path, registry):
+    from ptl_plugins.testing.tiny import write_tiny_checkpoint
+
+    model = write_tiny_checkpoint(tmp_path / "small", max_position_embeddings=1950)
+    row = {"question": "1+1?", "answer": "long " * 500 + "#### 2"}
+    (data_dir / "gsm8k/test.jsonl").write_text(json.dumps(row) + "\n")
+    found = compare(str(model), None, ["gsm8k_cot"], settings(data_dir), registry)
+    assert found[0].answers.results[0].status in ("scored", "empty")
+
+
+def test_no_question_is_asked_when_a_later_task_or_the_baseline_cannot_be(
+    data_dir, roomy, tmp_path, registry, monkeypatch
+):
+    from ptl_plugins.testing.tiny import write_tiny_checkpoint
+
+    monkeypatch.setattr(examination, "ask", forbidden)
+    with pytest.raises(EvaluationError, match="no chat template"):
+        compare(str(roomy), None, ["gsm8k_cot", "gsm8k_chat"], settings(data_dir), registry)
+    small = write_tiny_checkpoint(tmp_path / "small")
+    with pytest.raises(EvaluationError, match="context is 256"):
+        compare(str(roomy), str(small), ["gsm8k_cot"], settings(data_dir), registry)
 
 
 def test_a_context_too_short_for_the_examples_is_refused(data_dir, tmp_path, registry):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
+from ptl_plugins.evaluation.asking import quiet
 from ptl_plugins.evaluation.counting_lm import CountingLM, RowStop
-from ptl_plugins.evaluation.harness import quiet
 from ptl_plugins.testing.tiny import tiny_model, tiny_tokenizer
 
 BOS = 1

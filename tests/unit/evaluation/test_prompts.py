@@ -50,6 +50,9 @@ def test_a_task_does_not_change_what_the_next_one_reads():
     assert "changed" not in second["generation_kwargs"]["until"]
 
 
+IGNORES_SYSTEM = CHATML.replace("{% for m in messages %}", "{% for m in messages[1:] %}")
+
+
 @pytest.mark.parametrize("name", CHATS)
 def test_chats_are_zero_shot_with_room_for_3000_tokens(name):
     assert task_config(find_benchmark(name), Settings(), None)["num_fewshot"] == 0
@@ -64,9 +67,10 @@ def test_a_template_that_takes_a_system_message_gets_the_instruction_there():
     assert chat_question({"problem": "Why?"}, settings=Settings(), in_turn=False) == "Why?"
 
 
-def test_a_template_that_refuses_one_gets_it_in_the_users_turn():
+@pytest.mark.parametrize("template", [NO_SYSTEM, IGNORES_SYSTEM])
+def test_a_template_that_refuses_one_or_drops_it_gets_it_in_the_users_turn(template):
     chat = find_benchmark("math500_chat")
-    arguments = chat_arguments(chat, Settings(), tokenizer_with(NO_SYSTEM))
+    arguments = chat_arguments(chat, Settings(), tokenizer_with(template))
     assert arguments["system_instruction"] is None
     said = chat_question({"problem": "Why?"}, settings=Settings(), in_turn=True)
     assert said == f"{INSTRUCTION}\n\nWhy?"
@@ -76,6 +80,11 @@ def test_a_chat_without_a_template_is_refused_in_one_line():
     with pytest.raises(EvaluationError, match="--chat-template qwen_math") as error:
         chat_arguments(find_benchmark("gsm8k_chat"), Settings(), tokenizer_with(None))
     assert "\n" not in str(error.value)
+
+
+def test_a_broken_template_is_refused_in_one_line():
+    with pytest.raises(EvaluationError, match="template is broken"):
+        chat_arguments(find_benchmark("gsm8k_chat"), Settings(), tokenizer_with("{% if %}"))
 
 
 def test_the_own_chatml_template_and_qwen_math_ask_the_same():

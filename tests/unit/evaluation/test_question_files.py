@@ -39,6 +39,9 @@ def test_without_a_network_the_folder_is_named(monkeypatch):
         ({"question": "", "answer": "#### 7"}, "no text in 'question'"),
         ({"answer": "#### 7"}, "no text in 'question'"),
         ({"question": ["How", "many?"], "answer": "#### 7"}, "no text in 'question'"),
+        ({"question": "How many?", "answer": "#### n/a"}, "no '#### number'"),
+        ({"question": "How many?", "answer": ["#### 5"]}, "no '#### number'"),
+        ({"question": "How \ud83d many?", "answer": "#### 5"}, "surrogate"),
     ],
 )
 def test_one_bad_row_is_marked_and_the_others_are_asked(row, why, tmp_path, pears, write_rows):
@@ -71,3 +74,29 @@ def test_only_mbpps_test_split_is_asked(tmp_path, additions, write_rows):
 
 def test_chat_gold_of_gsm8k_is_the_number_alone(data_dir):
     assert read("gsm8k_chat", data_dir)[0].doc["answer"] == "3"
+
+
+@pytest.mark.parametrize("answer", ["#### 1,200", "#### -3", "#### $5", "<<1=1>>\n####  7.5 "])
+def test_worked_numbers_are_read_with_their_signs(answer, tmp_path, write_rows):
+    write_rows(tmp_path / "gsm8k/test.jsonl", [{"question": "How many?", "answer": answer}])
+    assert not read("gsm8k_cot", tmp_path)[0].unreadable
+
+
+@pytest.mark.parametrize(
+    "gold", [{"answer": [1, 2]}, {"solution": {"a": 1}}, {"answer": True}, {"answer": None}]
+)
+def test_a_gold_that_is_neither_text_nor_number_is_unreadable(gold, tmp_path, write_rows):
+    rows = [{"problem": "How many?", "answer": 0}, {"problem": "How many?", **gold}]
+    write_rows(tmp_path / "math500/test.jsonl", rows)
+    first, second = read("math500", tmp_path)
+    assert not first.unreadable
+    assert first.doc["answer"] == "0"
+    assert second.unreadable
+
+
+@pytest.mark.parametrize("tests", ["assert f(1) == 2", [None, None, None], ["", "", ""], [], None])
+def test_tests_that_would_let_any_program_pass_are_unreadable(
+    tests, tmp_path, additions, write_rows
+):
+    write_rows(tmp_path / "mbpp/mbpp.jsonl", [additions[0], additions[1] | {"test_list": tests}])
+    assert [bool(question.unreadable) for question in read("mbpp", tmp_path)] == [False, True]

@@ -31,7 +31,8 @@ from ptl_plugins.geometry import Geometry
 class AnsweringModel(Protocol):
     """A model of lm-eval that counts its tokens."""
 
-    usage: dict[str, Usage]
+    usage: dict[str, list[Usage]]
+    """By prompt, in the order of the requests: two questions may be worded alike."""
     tokenizer: Any
     max_length: int
 
@@ -86,7 +87,7 @@ def require_room(
         EvaluationError: the shortest prompt and the new tokens exceed the model's context.
     """
     readable = [question for question in questions if not question.unreadable]
-    shortest = min(readable, key=lambda q: sum(len(str(value)) for value in q.doc.values()))
+    shortest = min(readable, key=lambda question: len(question.asked))
     fitting, _ = _sorted_by_fit(examinee, benchmark, [shortest], settings)
     if fitting:
         return
@@ -195,7 +196,7 @@ def _result(
     scorer: Scorer,
 ) -> QuestionResult:
     prompt, response = samples[0]["arguments"][0][0], samples[0]["resps"][0][0]
-    usage = examinee.lm.usage.pop(prompt)
+    usage = examinee.lm.usage[prompt].pop(0)
     verdict = scorer.verdict(question.index, samples, response)
     flops = None
     if examinee.geometry is not None:
