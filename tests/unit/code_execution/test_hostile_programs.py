@@ -240,6 +240,11 @@ ATTACKS = {
     "a sibling's memory": (
         "import ctypes\nassert ctypes.CDLL(None).ptrace(16, {sibling}, None, None) == 0"
     ),
+    "a sibling, by a pipe's signals": (
+        "import fcntl, os, time\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, {sibling})\n"
+        "fcntl.fcntl(r, 10, 9)\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\nos.write(w, b'x')\n"
+        "time.sleep(0.2)\nassert os.getpid() == 0"
+    ),
     "a sibling's environment": "assert open('/proc/{sibling}/environ').read()",
 }
 
