@@ -8,14 +8,16 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 import ptl_plugins
-from ptl_plugins.manager import PTLPluginManager
 from ptl_plugins.source_commit import source_commit
 from ptl_plugins.types import Recipe
+
+if TYPE_CHECKING:
+    from ptl_plugins.manager import PTLPluginManager
 
 DISTRIBUTIONS = (
     "torch", "transformers", "safetensors", "accelerate", "datasets",

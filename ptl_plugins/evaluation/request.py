@@ -83,6 +83,8 @@ def run_eval(
         say(f"generated programs: {line}")
     benchmarks = [name for name in request.tasks if name in BENCHMARKS]
     started = time.time()
+    # minutes beside the benchmarks' hours: what is wrong with it is told before them
+    speed = [_speed(request, folders, name) for name in request.tasks if name in SPEEDS]
     compared = (
         compare(
             request.model,
@@ -97,7 +99,6 @@ def run_eval(
         else []
     )
     loss = [(name, _loss(folders[name], asked)) for name in models] if asked else []
-    speed = [_speed(request, folders, name) for name in request.tasks if name in SPEEDS]
     others: dict[str, Any] = {
         "model": request.model,
         "baseline": request.baseline,

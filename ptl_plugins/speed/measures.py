@@ -57,7 +57,9 @@ class Passes:
     def prefill_decode(self, engine: Engine, index: int) -> dict[str, Sample]:
         """Read one prompt of a stated length, and decode after it."""
         prompt = self.prompts[id(engine)].block(self.protocol.prompt_tokens, index)
-        both = engine.prefill_decode(prompt, new_tokens=self.protocol.new_tokens)
+        # without decode its steps are not asked for, and there may be no room for them
+        new_tokens = self.protocol.new_tokens if "decode" in self.protocol.measures else 1
+        both = engine.prefill_decode(prompt, new_tokens=new_tokens)
         return dict(zip(("prefill", "decode"), both, strict=True))
 
 

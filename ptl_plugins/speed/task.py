@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.errors import PTLError, did_you_mean
 from ptl_plugins.speed.protocol import KEYS, Protocol, from_settings
 from ptl_plugins.types import RoundContext, Subject
+
+if TYPE_CHECKING:
+    from ptl_plugins.speed.report import SpeedReport
 
 ALLOWED = ("protocol", "baseline", *KEYS)
 
@@ -61,7 +64,18 @@ def _measure(ctx: RoundContext, subject: Subject, settings: Mapping[str, Any]) -
     baseline = Path(settings.get("baseline") or ctx.recipe.model)
     with stored_weights(subject.model, subject.stored_dtype):
         report = measure_live(subject.model, subject.tokenizer, baseline, from_settings(settings))
+    _keep(ctx, report)
     return report.metrics()
+
+
+def _keep(ctx: RoundContext, report: SpeedReport) -> None:
+    """Say what was found with its caveats, and keep the samples and the machine beside it."""
+    from ptl_plugins.speed.table import lines
+
+    for line in lines(report):
+        ctx.log.say(line)
+    folder = ctx.folder / "evaluation" / ctx.log.step
+    ctx.run.write(folder / f"speed_{report.protocol.name}.json", report.to_json())
 
 
 def _require_prompts(protocol: Protocol) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from ptl_plugins.errors import PTLError
 from ptl_plugins.ranks import SingleProcess
-from ptl_plugins.speed import measure
+from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.speed import measure, task
 from ptl_plugins.speed.task import Speed
 from ptl_plugins.testing import tiny_model, tiny_tokenizer, write_tiny_checkpoint
 from ptl_plugins.types import Subject
@@ -46,9 +48,17 @@ def subject(registry):
 @pytest.fixture
 def make_ctx(tmp_path, make_recipe):
     original = str(write_tiny_checkpoint(tmp_path / "original"))
+    said: list[str] = []
 
     def make(ranks=None, model=original):
-        return SimpleNamespace(recipe=make_recipe(model=model), ranks=ranks or SingleProcess())
+        return SimpleNamespace(
+            recipe=make_recipe(model=model),
+            ranks=ranks or SingleProcess(),
+            run=RunFolder(tmp_path / "run", writes=True),
+            folder=tmp_path / "run/round_01",
+            log=SimpleNamespace(say=said.append, step="evaluate"),
+            said=said,
+        )
 
     return make
 
@@ -59,6 +69,19 @@ def test_the_live_model_is_measured_against_the_recipes_model(make_ctx, subject)
     assert metrics["speed_weights_ratio"] > 1
     assert all(type(value) is float for value in metrics.values())
     assert not any("latency" in name for name in metrics)
+
+
+def test_the_samples_the_machine_and_the_papers_caveat_stay_with_the_round(
+    make_ctx, subject, tmp_path
+):
+    ctx = make_ctx()
+    settings = {"protocol": "paper", "warmups": 0, "num_prompts": 2, "max_natural_tokens": 4}
+    Speed().evaluate(ctx, subject, settings)
+    kept = json.loads((tmp_path / "run/round_01/evaluation/evaluate/speed_paper.json").read_text())
+    assert kept["timings"]
+    assert kept["machine"]["device"]
+    assert "stops earlier looks faster" in kept["protocol"]["caveat"]
+    assert any("stops earlier looks faster" in line for line in ctx.said)
 
 
 def test_a_baseline_of_the_settings_goes_before_the_original(make_ctx, subject, tmp_path):
@@ -75,6 +98,7 @@ def test_weights_are_measured_as_they_will_be_stored(make_ctx, registry, monkeyp
         return SimpleNamespace(metrics=dict)
 
     monkeypatch.setattr(measure, "measure_live", note)
+    monkeypatch.setattr(task, "_keep", lambda *_: None)
     model = tiny_model("llama")
     subject = Subject(
         family=registry.families.get("llama"), model=model, tokenizer=tiny_tokenizer(),
