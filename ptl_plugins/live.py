@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -46,19 +47,24 @@ def width(model: PreTrainedModel, family: Family) -> int:
     return ffn_output(decoder_layers(model, family)[0], family).in_features
 
 
+def load_checkpoint(folder: Path) -> tuple[Any, Any]:
+    """Return a checkpoint's model, in its own dtype on this rank's device, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model.to(accelerator())
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
 @contextlib.contextmanager
 def loaded(subject: Subject) -> Iterator[Subject]:
     """Yield the checkpoint of `subject` as a live model on this rank's device, then let it go.
 
     The live subject still tells the checkpoint's path.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     assert subject.path is not None
-    model: Any = AutoModelForCausalLM.from_pretrained(subject.path, dtype="auto")
-    model.to(accelerator())
-    tokenizer = AutoTokenizer.from_pretrained(subject.path)
-    yield replace(subject, model=model.eval(), tokenizer=tokenizer)
+    model, tokenizer = load_checkpoint(subject.path)
+    yield replace(subject, model=model, tokenizer=tokenizer)
     del model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -16,6 +16,7 @@ from ptl_plugins.families import Family, find_family
 from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.model_config import read_config
 from ptl_plugins.registry import Registry
+from ptl_plugins.speed.weights import one_line
 
 MODULES = {"lm_eval": "lm-eval", "scipy": "scipy", "math_verify": "math-verify"}
 """What the extra [eval] brings, by the name it is imported by."""
@@ -120,14 +121,10 @@ def load(model: Path) -> tuple[Any, Any]:
     Raises:
         EvaluationError: either cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from ptl_plugins.live import accelerator
+    from ptl_plugins.live import load_checkpoint
 
     with unusable(str(model)):
-        live: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-        live.to(accelerator())
-        return live.eval(), AutoTokenizer.from_pretrained(model)
+        return load_checkpoint(model)
 
 
 @contextmanager
@@ -138,10 +135,9 @@ def unusable(model: str) -> Iterator[None]:
     except PTLError:
         raise
     except Exception as error:  # each library fails in its own ways, and all mean the same
-        said = (str(error).strip().splitlines() or [""])[0][:200]
         raise EvaluationError(
-            f"model '{model}': cannot be loaded ({type(error).__name__}: {said}); its weights, "
-            "config.json and tokenizer have to be whole and belong together"
+            f"model '{model}': cannot be loaded ({type(error).__name__}: {one_line(error)}); its "
+            "weights, config.json and tokenizer have to be whole and belong together"
         ) from error
 
 

@@ -85,8 +85,9 @@ def run_eval(
     started = time.time()
     # minutes beside the benchmarks' hours: what is wrong with it is told before them
     speed = [_speed(request, folders, name) for name in request.tasks if name in SPEEDS]
-    compared = (
-        compare(
+    compared = []
+    if benchmarks:
+        compared = compare(
             request.model,
             request.baseline,
             benchmarks,
@@ -95,15 +96,12 @@ def run_eval(
             fresh=request.fresh,
             progress=progress,
         )
-        if benchmarks
-        else []
-    )
     loss = [(name, _loss(folders[name], asked)) for name in models] if asked else []
     others: dict[str, Any] = {
         "model": request.model,
         "baseline": request.baseline,
         "seconds": round(time.time() - started, 1),
-        "loss": {name: metrics for name, metrics in loss},
+        "loss": dict(loss),
         "speed": [report.to_json() for report in speed],
         "containment": contained,
         "hardware": hardware(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -79,7 +80,7 @@ class FilterScorer:
         return Scored(status="scored" if response.strip() else "empty", marks=marks)
 
 
-class OwnScorer:
+class OwnScorer(abc.ABC):
     """Scores inside lm-eval's `process_results`, and keeps what it cannot carry."""
 
     rule = ""
@@ -106,8 +107,9 @@ class OwnScorer:
             return self._wrong("empty", "the model answered nothing")
         return self._score(doc, response)
 
+    @abc.abstractmethod
     def _score(self, doc: Sample, response: str) -> Scored:
-        raise NotImplementedError
+        """Return the marks of a response that is not empty."""
 
     def _wrong(self, status: Status, detail: str) -> Scored:
         return Scored(status=status, marks=dict.fromkeys(self.benchmark.marks, 0.0), detail=detail)
