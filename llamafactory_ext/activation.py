@@ -32,7 +32,7 @@ def activate(args: dict[str, Any], argument_classes: Sequence[type]) -> dict[str
         session = _session(preflight(path, args, text))
     except PTLError as error:
         end_with(error)
-    _show_progress()
+    show_progress()
     patches.enter_training(session)
     return training_arguments(args, session)
 
@@ -63,7 +63,7 @@ def _session(prepared: Prepared) -> Session:
     )
 
 
-def _show_progress() -> None:
+def show_progress() -> None:
     """Print PTL's own log lines; this process is a command's, so its logging is ours to set."""
     logger = logging.getLogger("ptl_plugins")
     if not logger.handlers:

@@ -12,6 +12,7 @@ import yaml
 
 from llamafactory_ext.recipe import RULES
 from llamafactory_ext.settings_check import check_settings
+from llamafactory_ext.taught_stage import REPORT, require_teachable, say_report, teacher_keys
 from ptl_plugins.durable import json_text
 from ptl_plugins.kept_files import TRAINED
 from ptl_plugins.stage_types import Command, StageJob, StageSpec
@@ -20,7 +21,7 @@ from ptl_plugins.types import RoundContext
 
 OURS = {
     "model_name_or_path", "dataset", "dataset_dir", "output_dir", "overwrite_output_dir",
-    "do_train", "ptl", "resume_from_checkpoint", "seed",
+    "do_train", "ptl", "ptl_distill", "resume_from_checkpoint", "seed",
 }  # fmt: skip
 """Keys that PTL sets for each round."""
 FIXED = {"stage": "pt", "finetuning_type": "full"}
@@ -32,10 +33,15 @@ CHANGES_THE_ROUND = {
 """Keys that would train on another part, train another model, or save something else."""
 DEFAULTS = {"save_strategy": "no", "overwrite_cache": True, "report_to": "none", "logging_steps": 1}
 YAML, LOG = "train.yaml", "train.log"
+PLAIN, TAUGHT = ("llamafactory.cli", "train"), ("ptl_plugins", "train-llamafactory")
+"""Modules that train, and their command."""
 
 
 class LlamaFactory:
     """Continual pre-training by LLaMA-Factory, in the interpreter that the stage names."""
+
+    distils = True
+    """Whether a stage of it can have the recipe's teacher."""
 
     def check(self, stage: StageSpec) -> str | None:
         """Return what is wrong with the stage, a line per problem, or None."""
@@ -64,16 +70,31 @@ class LlamaFactory:
         return check_settings(stage.python or sys.executable, {**ours, **stage.settings})
 
     def job(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> StageJob:
-        """Return the yaml, the round's part as a data set, and the command that trains on it."""
+        """Return the yaml, the round's part as a data set, and the command that trains on it.
+
+        Raises:
+            PTLError: the recipe has a teacher, which the stage cannot have.
+        """
         assert isinstance(ctx.corpus, TextCorpus), "a backend recovers in ptl run only"
         keys = stage_keys(stage, model, folder, seed=ctx.recipe.seed + ctx.spec.index)
         files = data_files(folder / "data", ctx.corpus.texts(ctx.spec.index))
+        distill = ctx.recipe.distill
+        taught = distill is not None and distill.is_on
+        if distill is not None and taught:
+            require_teachable(stage)
+            keys |= teacher_keys(distill, ctx.recipe.model)
         files[folder / YAML] = yaml.safe_dump(keys, sort_keys=False)
-        command = stage_command(stage, folder)
-        return StageJob(files=files, command=command, result=folder / TRAINED)
+        result = folder / TRAINED
+        return StageJob(
+            files=files,
+            command=stage_command(stage, folder, taught=taught),
+            result=result,
+            steps=result / REPORT if taught else None,
+        )
 
     def collect(self, job: StageJob) -> Path:
         """Return what LLaMA-Factory saved: it is a checkpoint already."""
+        say_report(job.result)
         return job.result
 
 
@@ -100,15 +121,18 @@ def stage_keys(stage: StageSpec, model: Path, folder: Path, *, seed: int) -> dic
     return {**DEFAULTS, **FIXED, **stage.settings, **ours}
 
 
-def stage_command(stage: StageSpec, folder: Path) -> Command:
-    """Return the command of a stage; several processes are torchrun's."""
+def stage_command(stage: StageSpec, folder: Path, *, taught: bool = False) -> Command:
+    """Return the command of a stage; several processes are torchrun's.
+
+    A stage with a teacher goes through PTL's own door, whether torch's autoload is on or not.
+    """
     # the number is told even when it is 1: the launcher would start one per GPU that it sees
     environment = {"PYTHONUNBUFFERED": "1", "NPROC_PER_NODE": str(stage.launch.processes)}
     if stage.launch.processes > 1:
         environment["FORCE_TORCHRUN"] = "1"
     python = stage.python or sys.executable
     return Command(
-        words=(python, "-m", "llamafactory.cli", "train", str((folder / YAML).resolve())),
+        words=(python, "-m", *(TAUGHT if taught else PLAIN), str((folder / YAML).resolve())),
         folder=Path.cwd(),  # the settings may name files beside the recipe's caller
         log=folder / LOG,
         environment=environment,

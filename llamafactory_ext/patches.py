@@ -9,10 +9,11 @@ fails when upstream changes them.
 | `launcher.launch` | mistakes in a `ptl:` section end the command before workers start |
 | `hparams.parser._parse_train_args` | takes the `ptl:` section out, else an unknown key |
 | `data.loader._get_preprocessed_dataset` | cuts the corpus by document before it is packed |
-| `train.pt.workflow.CustomTrainer` | one `train()` per round |
+| `train.pt.workflow.CustomTrainer` | one `train()` per round; a teacher's loss |
 
 The first two are applied at import and pass everything through unless there is a `ptl:`
-section; the last two only when there is one.
+section; the last two only when there is one. A stage of `ptl run` with a teacher has the key
+`ptl_distill` instead, which the parser's wrapper takes out, and changes the trainer alone.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamafactory_ext.session import Session
+    from ptl_plugins.types import DistillSpec
 
 SUPPORTED = ("0.9.5",)
 MARK = "_ptl_patched"
+TEACHER = "ptl_distill"
+"""The key of a stage's yaml that holds its teacher."""
 
 
 def apply(module: ModuleType) -> None:
@@ -71,6 +75,10 @@ def _wrap_parser(module: ModuleType) -> Any:
             from llamafactory_ext.activation import activate
 
             args = activate(args, module._TRAIN_ARGS)
+        elif isinstance(args, dict) and TEACHER in args:
+            from llamafactory_ext.taught_stage import begin_taught_stage
+
+            args = begin_taught_stage(args)
         return original(args)
 
     return wrapped
@@ -85,4 +93,16 @@ def enter_training(session: Session) -> None:
     from llamafactory_ext.trainer import rounds_trainer
 
     loader._get_preprocessed_dataset = preprocess_by_parts(loader, session)
+    recipe = session.plan.recipe
+    if recipe.distill and recipe.distill.is_on:
+        enter_distillation(recipe.distill, recipe.model)
     workflow.CustomTrainer = rounds_trainer(workflow.CustomTrainer, session)
+
+
+def enter_distillation(spec: DistillSpec, original: str) -> None:
+    """Let the trainer distil; `original` is the model that `teacher: original` means."""
+    import llamafactory.train.pt.workflow as workflow
+
+    from llamafactory_ext.distilling import distilling_trainer
+
+    workflow.CustomTrainer = distilling_trainer(workflow.CustomTrainer, spec, original)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llamafactory_ext.dataset_info import check_datasets
+from ptl_plugins.distillation.teacher_check import teacher_problems
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe import RecipeSource, read_section
 from ptl_plugins.stage_types import StageSpec
@@ -89,8 +90,15 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         section = read_section(source, source.keys["ptl"], prefix="ptl")
     except RecipeError as error:
         problems.insert(0, str(error).removeprefix(f"{source.path}: "))
+    if section is not None and section.distill and section.distill.is_on:
+        problems += distillation_problems(source.keys)
     if not problems and source.thorough:
+        assert section is not None
         check_datasets(source.path, source.keys)
+        original = str(source.keys["model_name_or_path"])
+        problems += (
+            f"ptl.{line}" for line in teacher_problems(section.distill, original, source.registry)
+        )
     if problems:
         lines = (line.removeprefix(f"{source.path}: ") for p in problems for line in p.split("\n"))
         raise RecipeError("\n".join(f"{source.path}: {line}" for line in lines))
@@ -112,6 +120,7 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         calibration=section.calibration,
         stages=(StageSpec(backend="llamafactory", settings=settings),),
         evaluation=section.evaluation,
+        distill=section.distill,
         text=source.text,
     )
 
@@ -130,6 +139,12 @@ def _broken_rules(keys: Mapping[str, Any]) -> list[str]:
             given = repr(value) if key in keys else f"{value!r} (LLaMA-Factory's default)"
             problems.append(f"{key}: {given}: {remedy}")
     return problems
+
+
+def distillation_problems(keys: Mapping[str, Any]) -> list[str]:
+    """Return the keys that change the loss or the forward pass that a teacher's needs."""
+    given = (key for key in ("label_smoothing_factor", "torch_compile") if keys.get(key))
+    return [f"{key}: {keys[key]!r}: does not go with a teacher; remove it" for key in given]
 
 
 def _hub_keys(keys: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ model, and the next `train()` builds a fresh engine and optimizer around its new
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -140,6 +141,8 @@ class TrainedRounds:
             for callback in callbacks:
                 trainer.remove_callback(callback)
         trainer.save_state()
+        if report := getattr(trainer, "distillation_report", None):
+            ctx.run.event("distillation", round=index, stage=0, **dataclasses.asdict(report))
         release_engine(trainer)
         self._save(ctx, subject)
         return subject

@@ -10,6 +10,8 @@ from ptl_plugins.criteria.output_change import (
     OUTPUT_CHANGE_MEAN,
 )
 from ptl_plugins.criteria.released import RELEASED
+from ptl_plugins.criteria.taylor import TAYLOR
+from ptl_plugins.criteria.wanda_structured import WANDA_STRUCTURED
 from ptl_plugins.evaluators.lm_eval import LmEval
 from ptl_plugins.evaluators.task import ChainOfThought
 from ptl_plugins.families.gemma2 import GEMMA2
@@ -37,6 +39,8 @@ def ptl_register(registry: Registry) -> None:
     registry.criteria.add("output_change_max", OUTPUT_CHANGE_MAX)
     registry.criteria.add("output_change_mean", OUTPUT_CHANGE_MEAN)
     registry.criteria.add("released", RELEASED)
+    registry.criteria.add("wanda_structured", WANDA_STRUCTURED)
+    registry.criteria.add("taylor", TAYLOR)
     registry.criteria.add("l2", L2)
     registry.criteria.add("block_influence", BLOCK_INFLUENCE)
     registry.criteria.add("last", LAST)

@@ -15,6 +15,7 @@ from ptl_plugins.run import PreparedRun
 from ptl_plugins.run_folder import CORPUS, EVENTS, MANIFEST, MODEL, PLAN, RECORD, SCORES
 from ptl_plugins.run_lock import LOCK_FILE, OWNER_FILE
 from ptl_plugins.schedule import PlannedRound
+from ptl_plugins.selectors import units
 from ptl_plugins.stage_run import DONE, has_ended, stage_folder, stage_model
 from ptl_plugins.stage_types import Command, StageJob
 from ptl_plugins.steps import moments
@@ -182,7 +183,9 @@ def _deleted(ctx: RoundContext) -> Iterator[str]:
 
 
 def _cuts(spec: RoundSpec) -> str:
-    cuts = (f"{c.unit}s by {c.criterion}, {c.selector} {show_amount(c.amount)}" for c in spec.cuts)
+    cuts = (
+        f"{units(c.unit)} by {c.criterion}, {c.selector} {show_amount(c.amount)}" for c in spec.cuts
+    )
     return "; ".join(cuts) or "recovery only"
 
 

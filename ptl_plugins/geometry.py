@@ -11,6 +11,12 @@ from ptl_plugins.families import Family
 
 KINDS, SLIDING = "layer_types", "sliding_attention"
 """Config list of the attention by layer, and its word for a layer with a window."""
+SLICED = "ptl_sliced"
+"""`model_type` of a model whose residual stream was sliced (`ptl_plugins.slicegpt`)."""
+NOT_AGAIN = (
+    "the model's residual stream is sliced (SliceGPT), and PTL does not prune it further; prune "
+    "first and slice last"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +24,8 @@ class Matrices:
     """What a token is multiplied by, which `question_flops` needs beside the sizes."""
 
     attention: int
-    """Weights of a layer's q, k, v and output projections, without biases and norms."""
+    """Weights of a layer's q, k, v and output projections, without biases and norms; of a sliced
+    layer its shortcuts and rotations as well."""
     per_neuron: int
     """Weights of one neuron, without biases."""
     query_size: int
@@ -26,6 +33,10 @@ class Matrices:
     windows: tuple[int | None, ...] | None = field(default=None, compare=False)
     """Tokens that the attention of each layer sees, the querying one included (none: all); no
     tuple at all where layers went and nobody said which. Shapes are alike without it."""
+    norms: int = 2
+    """Norms of the hidden size in a layer; each of them slicing turns into a square matrix."""
+    output_biases: int = 0
+    """Biases of the hidden size in a layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +57,15 @@ class Geometry:
     """Whether the final norm has a bias beside its weight."""
     matrices: Matrices | None = None
     """None: made by hand, for parameters and the paper's FLOPs alone."""
+    sliced_from: int | None = None
+    """Hidden size before the residual stream was sliced; None: it never was."""
 
     @property
     def non_embedding(self) -> int:
         """Parameters of the layers and the final norm."""
         layer = self.layer_fixed + self.width * self.per_neuron
-        return self.num_layers * layer + self.hidden * (1 + self.norm_bias)
+        final = 0 if self.sliced_from else self.hidden * (1 + self.norm_bias)
+        return self.num_layers * layer + final
 
     @property
     def num_parameters(self) -> int:
@@ -81,6 +95,28 @@ class Geometry:
             matrices = replace(matrices, windows=windows)
         return replace(self, width=width, num_layers=num_layers, matrices=matrices)
 
+    def sliced(self, hidden: int) -> Geometry:
+        """Return the same model with its residual stream sliced to `hidden` directions.
+
+        Norms lose their weight and become square matrices, embedding and lm_head are untied.
+        """
+        matrices, gone = self.matrices, self.hidden - hidden
+        assert matrices is not None, "sizes that were made by hand tell no matrices"
+        assert self.sliced_from is None, "a sliced model is not sliced again"
+        projections = matrices.attention // self.hidden * hidden
+        neuron = matrices.per_neuron // self.hidden * hidden
+        attention = projections + matrices.norms * hidden**2
+        vectors = self.layer_fixed - matrices.attention - matrices.norms * self.hidden
+        return replace(
+            self,
+            hidden=hidden,
+            tied=False,
+            layer_fixed=attention + vectors - matrices.output_biases * gone,
+            per_neuron=self.per_neuron - matrices.per_neuron + neuron,
+            matrices=replace(matrices, attention=attention, per_neuron=neuron),
+            sliced_from=self.hidden,
+        )
+
 
 def _kept_windows(
     windows: tuple[int | None, ...] | None, num_layers: int, kept: Sequence[int] | None
@@ -99,6 +135,8 @@ def geometry(config: Mapping[str, Any], family: Family) -> Geometry:
         PTLError: a key that every model of the family has is missing, the attention window is no
             size, or the list of the layers' attention is not as long as there are layers.
     """
+    if config.get("model_type") == SLICED:
+        return _sliced_geometry(config, family)
     hidden = _size(config, "hidden_size")
     norms = family.norms_per_layer * hidden * (1 + family.norm_bias)
     ffn_bias = _flag(config, family.ffn_bias)
@@ -117,6 +155,22 @@ def geometry(config: Mapping[str, Any], family: Family) -> Geometry:
     )
 
 
+def _sliced_geometry(config: Mapping[str, Any], family: Family) -> Geometry:
+    """Read the sizes of a sliced model: those before, sliced; its config names its own facts."""
+    facts = replace(
+        family,
+        qkv_bias="qkv_bias",
+        output_bias="output_bias",
+        ffn_bias="mlp_bias",
+        window_size_key=None,
+    )
+    before = {**config, "model_type": None, "hidden_size": config.get("original_hidden_size")}
+    sizes = geometry(before, facts).sliced(_size(config, "hidden_size"))
+    assert sizes.matrices is not None
+    windows = tuple(config.get("attention_windows") or (None,) * sizes.num_layers)
+    return replace(sizes, matrices=replace(sizes.matrices, windows=windows))
+
+
 def _matrices(config: Mapping[str, Any], family: Family, *, per_neuron: int) -> Matrices:
     heads, groups, head = _heads(config, family)
     return Matrices(
@@ -124,6 +178,8 @@ def _matrices(config: Mapping[str, Any], family: Family, *, per_neuron: int) -> 
         per_neuron=per_neuron,
         query_size=heads * head,
         windows=_windows(config, family),
+        norms=family.norms_per_layer,
+        output_biases=_flag(config, family.output_bias) + _flag(config, family.ffn_bias),
     )
 
 

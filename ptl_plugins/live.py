@@ -51,6 +51,9 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     """Return a checkpoint's model, in its own dtype on this rank's device, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from ptl_plugins.slicegpt.auto_classes import register_sliced_models
+
+    register_sliced_models()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     model.to(accelerator())
     return model.eval(), AutoTokenizer.from_pretrained(folder)

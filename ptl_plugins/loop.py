@@ -8,6 +8,7 @@ from ptl_plugins.amounts import show_amount
 from ptl_plugins.announcing import announce, finish
 from ptl_plugins.measuring import measure_pruned, measure_recovered
 from ptl_plugins.run_folder import read_plan, write_plan
+from ptl_plugins.selectors import units
 from ptl_plugins.step_answer import answer
 from ptl_plugins.types import PrunePlan, RoundContext, RoundSpec, Subject
 
@@ -87,5 +88,7 @@ def _where_it_stands(ctx: RoundContext) -> tuple[bool, int]:
 
 
 def _describe(spec: RoundSpec) -> str:
-    cuts = (f"{c.unit}s by {c.criterion}, {c.selector} {show_amount(c.amount)}" for c in spec.cuts)
+    cuts = (
+        f"{units(c.unit)} by {c.criterion}, {c.selector} {show_amount(c.amount)}" for c in spec.cuts
+    )
     return "; ".join(cuts) or "recovery only"

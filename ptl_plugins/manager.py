@@ -22,6 +22,7 @@ from ptl_plugins import (
 from ptl_plugins.errors import PluginError, PTLError, did_you_mean
 from ptl_plugins.markers import PROJECT
 from ptl_plugins.registry import Registry
+from ptl_plugins.slicegpt import plugin as slicegpt_plugin
 
 HOOK_PREFIX = "ptl_"
 ANNOUNCEMENTS = ("ptl_register", "ptl_round_finished", "ptl_run_finished")
@@ -107,6 +108,7 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
     manager.register(slurm_launch, "slurm")
     manager.register(run_recipe, "run_recipe")
     manager.register(builtin, "builtin")
+    manager.register(slicegpt_plugin, "slicegpt")
     if autoload:
         _load_entry_points(manager)
     for name in (value for value in plugins if not value.startswith("no:")):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.geometry import NOT_AGAIN, SLICED
+from ptl_plugins.model_config import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,6 +84,8 @@ def load_model(folder: Path, family: Family) -> PreTrainedModel:
 
     from ptl_plugins.live import accelerator
 
+    if read_config(str(folder)).get("model_type") == SLICED:
+        raise PTLError(f"{folder}: {NOT_AGAIN}")
     device = accelerator()
     if device.type == "cpu":
         keep_freed_memory()

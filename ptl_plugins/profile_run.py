@@ -52,6 +52,8 @@ class ProfileRequest:
     max_length: int = 1024
     batch_tokens: int = 2048
     second_moments: Path | None = None
+    gradients: bool = False
+    """Whether the statistics that take a backward pass are gathered as well."""
     protect: str | None = None
     column: str = "text"
     template: str | None = None
@@ -101,7 +103,6 @@ def run_profile(
 
 
 def _prepare(request: ProfileRequest, registry: Registry, ranks: Ranks, report: Report) -> _Work:
-    from ptl_plugins.criteria import needed_statistics
     from ptl_plugins.model_digest import model_digest
     from ptl_plugins.profile_model import load_tokenizer
     from ptl_plugins.shards import open_checkpoint
@@ -125,11 +126,19 @@ def _prepare(request: ProfileRequest, registry: Registry, ranks: Ranks, report: 
         geometry=sizes,
         sequences=sequences,
         protected=protected,
-        statistics=needed_statistics([c for _, c in registry.criteria.items()]),
+        statistics=_statistics(request, registry),
         about=about,
         ranks=ranks,
         report=report,
     )
+
+
+def _statistics(request: ProfileRequest, registry: Registry) -> tuple[Statistic, ...]:
+    """Return what every criterion needs; gradients cost a backward pass, so they are asked for."""
+    from ptl_plugins.criteria import forward_statistics, needed_statistics
+
+    statistics = needed_statistics([criterion for _, criterion in registry.criteria.items()])
+    return statistics if request.gradients else forward_statistics(statistics)
 
 
 def _sequences(

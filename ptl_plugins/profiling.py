@@ -1,4 +1,6 @@
-"""One forward pass that gathers every statistic, and second moments for a refit (Eq. 3 to 6).
+"""One pass that gathers every statistic, and second moments for a refit (Eq. 3 to 6).
+
+It is a forward pass; a statistic of gradients adds a backward pass to each batch.
 
 Second moments take [width, width] fp32 a layer. Where they do not all fit, the layers are taken
 in groups, one pass each; the first pass gathers the statistics as well.

@@ -15,7 +15,7 @@ from ptl_plugins.amounts import show_amount
 from ptl_plugins.checkpoint_surgery import NewOutputs, prune_checkpoint
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import Family, find_family
-from ptl_plugins.geometry import Geometry, geometry
+from ptl_plugins.geometry import NOT_AGAIN, Geometry, geometry
 from ptl_plugins.model_config import model_folder
 from ptl_plugins.model_digest import model_digest
 from ptl_plugins.provenance import FILE, Provenance, how_it_was_cut, untouched
@@ -75,6 +75,8 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
     checkpoint = open_checkpoint(folder)
     family = find_family(registry, checkpoint.config, request.family)
     before = geometry(checkpoint.config, family)
+    if before.sliced_from is not None:
+        raise PruneError(f"{folder}: {NOT_AGAIN}")
     parent = model_digest(checkpoint)
     _require_scores(request, registry)
     scores = _scores(request, before, parent)

@@ -15,10 +15,12 @@ from ptl_plugins.recipe_errors import explain
 from ptl_plugins.recipe_models import PhaseModel, SectionModel
 from ptl_plugins.registry import Catalogue, Registry
 from ptl_plugins.schedule import Phase, expand
+from ptl_plugins.selectors import units
 from ptl_plugins.text_data import SUFFIXES, read_texts
 from ptl_plugins.types import (
     CalibrationSpec,
     Cut,
+    DistillSpec,
     EvaluationSpec,
     EvaluationTask,
     ProtectSpec,
@@ -51,6 +53,7 @@ class Section:
     protect: ProtectSpec | None
     calibration: CalibrationSpec
     evaluation: EvaluationSpec
+    distill: DistillSpec | None
 
 
 def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
@@ -101,6 +104,7 @@ def resolve(model: SectionModel) -> Section:
             every=model.evaluate.every,
             before_recovery=model.evaluate.before_recovery,
         ),
+        distill=DistillSpec(**model.distill.model_dump()) if model.distill else None,
     )
 
 
@@ -151,11 +155,11 @@ def _missing_data(model: SectionModel) -> list[str]:
 
 
 def _cut_twice(model: SectionModel) -> list[str]:
-    units = [phase.unit for phase in model.schedule if phase.unit != "none"]
-    if model.order != "together" or len(units) == len(set(units)):
+    cut = [phase.unit for phase in model.schedule if phase.unit != "none"]
+    if model.order != "together" or len(cut) == len(set(cut)):
         return []
-    twice = next(unit for unit in units if units.count(unit) > 1)
-    return [f"order: 'together' cuts once per unit and round, but two phases cut {twice}s"]
+    twice = next(unit for unit in cut if cut.count(unit) > 1)
+    return [f"order: 'together' cuts once per unit and round, but two phases cut {units(twice)}"]
 
 
 def _phase_problems(key: str, phase: PhaseModel, registry: Registry) -> list[str]:
@@ -164,13 +168,14 @@ def _phase_problems(key: str, phase: PhaseModel, registry: Registry) -> list[str
         wrong = registry.selectors.get(phase.selector).check(_cut(phase))
         problems += [f"{key}.amount: {wrong}"] if wrong else []
     name = phase.criterion
-    if name is None:
+    if name is None or phase.unit == "none":
         return problems
     unknown = _unknown(f"{key}.criterion", name, registry.criteria)
     if not unknown and (unit := registry.criteria.get(name).unit) != phase.unit:
         fitting = [n for n, c in registry.criteria.items() if c.unit == phase.unit]
         unknown = [
-            f"{key}.criterion: '{name}' scores {unit}s, but the phase cuts {phase.unit}s; "
+            f"{key}.criterion: '{name}' scores {units(unit)}, but the phase cuts "
+            f"{units(phase.unit)}; "
             f"allowed: {', '.join(fitting)}"
         ]
     return problems + unknown

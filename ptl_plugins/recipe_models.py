@@ -23,12 +23,13 @@ class _Strict(pydantic.BaseModel):
 class PhaseModel(_Strict):
     """One entry of `schedule`: what is cut, and in how many rounds."""
 
-    unit: Literal["neuron", "layer", "none"]
-    """What one round removes: FFN neurons, whole layers, or nothing (recovery alone)."""
+    unit: Literal["neuron", "layer", "hidden", "none"]
+    """What one round removes: FFN neurons, whole layers, directions of the hidden size (SliceGPT,
+    `ptl run` alone), or nothing (recovery alone)."""
     criterion: str | None = None
     """What is least important: a name of `ptl ls criteria`, of the same unit.
 
-    Unset, it is output_change for neurons and l2 for layers.
+    Unset, it is output_change for neurons, l2 for layers and slicegpt for the hidden size.
     """
     selector: str = "count"
     """How `amount` is read: a name of `ptl ls selectors`."""
@@ -80,6 +81,19 @@ class ProtectModel(_Strict):
     """How many texts of it are profiled, chosen by the seed."""
 
 
+class DistillModel(_Strict):
+    """`distill`: a frozen teacher, whose distribution the recovery follows."""
+
+    teacher: Annotated[str, pydantic.Field(min_length=1)]
+    """`original`, the model before round 1, or a checkpoint with the same tokenizer."""
+    weight: Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
+    """The loss is (1 - weight) * cross-entropy + weight * KL(teacher || student); 0 is off."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What the teacher computes in; unset, as its checkpoint is stored."""
+    device: Annotated[str, pydantic.Field(pattern="^[a-z]+(:[0-9]+)?$")] | None = None
+    """Where the teacher is, such as cpu or cuda:1; unset, with the model that is trained."""
+
+
 class TaskModel(pydantic.BaseModel):
     """One entry of `evaluate.tasks`; the keys beside `evaluator` are the evaluator's own."""
 
@@ -118,5 +132,7 @@ class SectionModel(_Strict):
     """A second corpus, whose neurons are never removed."""
     calibration: CalibrationModel = CalibrationModel()
     """The sequences that a round is profiled on."""
+    distill: DistillModel | None = None
+    """A frozen teacher for the stages of LLaMA-Factory; unset, they train on the texts alone."""
     evaluate: EvaluateModel = EvaluateModel()
     """What is measured, and when."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from ptl_plugins.distillation.teacher_check import teacher_problems, untaught
 from ptl_plugins.errors import RecipeError, UnknownNameError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.recipe import RecipeSource, resolve, section_problems
@@ -118,7 +119,11 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
     if problems:
         raise _refused(source, problems)
     section = resolve(model)
-    if problems := _round_problems(model, section.rounds):
+    problems = _round_problems(model, section.rounds)
+    problems += untaught(section.distill, [s.backend for s in model.recover], source.registry)
+    if not problems and source.thorough:
+        problems = teacher_problems(section.distill, model.model, source.registry)
+    if problems:
         raise _refused(source, problems)
     return Recipe(
         source=source.path,
@@ -136,6 +141,7 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         text=source.text,
         data=DataSpec(**model.data.model_dump()),
         keep=KeepSpec(**model.keep.model_dump()),
+        distill=section.distill,
     )
 
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 from ptl_plugins.amounts import show_amount
 from ptl_plugins.errors import PruneError
-from ptl_plugins.geometry import Geometry
+from ptl_plugins.geometry import NOT_AGAIN, Geometry
 from ptl_plugins.protection import least_protected
 from ptl_plugins.registry import Registry
-from ptl_plugins.selectors import resized, size_of
+from ptl_plugins.selectors import resized, size_of, units
 from ptl_plugins.types import Cut, CutRequest, RoundSpec
 
 Order = Literal["listed", "neuron_then_layer", "layer_then_neuron", "alternating", "together"]
@@ -69,7 +69,7 @@ def _is_of_neurons(cut: Cut | None) -> bool:
 def _by_unit(rounds: list[tuple[Cut | None, ...]], order: Order) -> list[tuple[Cut | None, ...]]:
     neurons = [row for row in rounds if row[0] and row[0].unit == "neuron"]
     layers = [row for row in rounds if row[0] and row[0].unit == "layer"]
-    others = [row for row in rounds if row[0] is None]
+    others = [row for row in rounds if row[0] is None or row[0].unit == "hidden"]
     if order == "neuron_then_layer":
         return neurons + layers + others
     if order == "layer_then_neuron":
@@ -101,8 +101,11 @@ def plan_rounds(
     """
     planned: list[PlannedRound] = []
     now: Geometry | None = start
+    sliced = start.sliced_from is not None
     for spec in rounds:
         for cut in spec.cuts:
+            _require_sliceable(spec, sliced)
+            sliced = sliced or cut.unit == "hidden"
             if now is not None:
                 request = CutRequest(cut=cut, original=start, present=now, multiple_of=multiple_of)
                 now = _after(request, registry, protect_top, f"round {spec.index}")
@@ -110,10 +113,24 @@ def plan_rounds(
     return tuple(planned)
 
 
+def _require_sliceable(spec: RoundSpec, sliced: bool) -> None:
+    """Refuse a second cut of a sliced model, and slicing beside another cut."""
+    if len(spec.cuts) > 1 and any(cut.unit == "hidden" for cut in spec.cuts):
+        raise PruneError(
+            f"round {spec.index} slices the residual stream beside another cut; give unit 'hidden' "
+            "a round of its own, behind the others (order: listed)"
+        )
+    if sliced:
+        raise PruneError(
+            f"round {spec.index}: {NOT_AGAIN} (one phase of unit 'hidden' with rounds: 1)"
+        )
+
+
 def num_removed(request: CutRequest, registry: Registry) -> int | None:
     """Return how many neurons per layer, or layers, go; None where only the scores can tell.
 
-    A neuron cut leaves a multiple of `multiple_of`, rounded up: never more than asked goes.
+    A cut of neurons or of directions leaves a multiple of `multiple_of`, rounded up: never more
+    than asked goes.
     """
     cut, multiple_of = request.cut, request.multiple_of
     present = size_of(request.present, cut.unit)
@@ -121,7 +138,7 @@ def num_removed(request: CutRequest, registry: Registry) -> int | None:
     if number is None:
         return None
     left = present - number
-    if cut.unit == "neuron":
+    if cut.unit != "layer":
         left = -(-left // multiple_of) * multiple_of
     return max(0, present - left)
 
@@ -133,10 +150,15 @@ def _after(
     present = size_of(request.present, unit)
     if unit == "neuron" and protect_top:
         _require_unprotected(request, removed or 0, registry, protect_top, where)
+    if removed is None and unit == "hidden":
+        raise PruneError(
+            f"{where}: selector '{request.cut.selector}' reads importances, and directions of the "
+            "hidden size have none; give count, fraction, parameters or flops"
+        )
     if removed is None:
         return None
     if removed >= present:
-        what = "neurons per layer" if unit == "neuron" else "layers"
+        what = "neurons per layer" if unit == "neuron" else units(unit)
         raise PruneError(
             f"{where} removes {removed} {what}, but only {present} are left and at least "
             f"one has to stay; lower the amount or the rounds"
@@ -165,7 +187,7 @@ def _why_nothing(request: CutRequest) -> str:
     cut, size = request.cut, size_of(request.present, request.cut.unit)
     rounded = f", or multiple_of {request.multiple_of} rounds it away"
     return (
-        f"{cut.selector} {show_amount(cut.amount)} comes to none of {size} {cut.unit}s (too little "
-        f"for the rounds, or met already{rounded if request.multiple_of > 1 else ''}); "
+        f"{cut.selector} {show_amount(cut.amount)} comes to none of {size} {units(cut.unit)} (too "
+        f"little for the rounds, or met already{rounded if request.multiple_of > 1 else ''}); "
         "change the amount or the rounds"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from ptl_plugins.types import Cut, CutRequest, Unit
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """`amount` is a whole number of neurons per layer, or of layers."""
+    """`amount` is a whole number of neurons per layer, of layers, or of directions."""
 
     def check(self, cut: Cut) -> str | None:
         """Return what is wrong with the amount, or None."""
@@ -27,7 +28,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Fraction:
-    """`amount` is a fraction of the original width, or of the original number of layers."""
+    """`amount` is a fraction of the original width, number of layers, or hidden size."""
 
     def check(self, cut: Cut) -> str | None:
         """Return what is wrong with the amount, or None."""
@@ -100,6 +101,14 @@ class Target:
     def _left(self, request: CutRequest) -> int:
         """Return the size that meets the target, which may be none."""
         unit = request.cut.unit
+        if unit == "hidden":  # shortcuts make it a square, which grows all the same
+            sizes = range(1, request.present.hidden + 1)
+            left = bisect.bisect_right(
+                sizes,
+                self._wanted(request),
+                key=lambda size: self._value(resized(request.present, unit, size)),
+            )
+            return left // _least(request) * _least(request)
         # the quantity is linear in the size, so two sizes tell its slope
         start, one = (self._value(resized(request.present, unit, size)) for size in (0, 1))
         left = math.floor((self._wanted(request) - start) / (one - start))
@@ -109,11 +118,12 @@ class Target:
         unit = request.cut.unit
         least = min(_least(request), size_of(request.present, unit))
         rest = self._value(resized(request.present, unit, least))
-        size = f"width {least}" if unit == "neuron" else "one layer"
+        sizes = {"neuron": f"width {least}", "layer": "one layer", "hidden": f"size {least}"}
         return (
-            f"{self.name} {show_amount(request.cut.amount)} cannot be reached by cutting {unit}s "
-            f"alone: {size} still leaves {rest:,.0f} {self.unit}, and {self._wanted(request):,.0f} "
-            f"are asked for; ask for more, or cut the other unit as well"
+            f"{self.name} {show_amount(request.cut.amount)} cannot be reached by cutting "
+            f"{units(unit)} alone: {sizes[unit]} still leaves {rest:,.0f} {self.unit}, and "
+            f"{self._wanted(request):,.0f} are asked for; ask for more, or cut the other unit as "
+            "well"
         )
 
     def _wanted(self, request: CutRequest) -> float:
@@ -132,16 +142,24 @@ FLOPS = Target(name="flops", quantity="flops_per_token", unit="FLOPs per token",
 
 
 def _least(request: CutRequest) -> int:
-    return request.multiple_of if request.cut.unit == "neuron" else 1
+    return 1 if request.cut.unit == "layer" else request.multiple_of
+
+
+def units(unit: Unit) -> str:
+    """Return the plural of a unit."""
+    return "directions of the hidden size" if unit == "hidden" else f"{unit}s"
 
 
 def size_of(geometry: Geometry, unit: Unit) -> int:
-    """Return the width, or the number of layers."""
-    return geometry.width if unit == "neuron" else geometry.num_layers
+    """Return the width, the number of layers, or the hidden size."""
+    sizes = {"neuron": geometry.width, "layer": geometry.num_layers, "hidden": geometry.hidden}
+    return sizes[unit]
 
 
 def resized(geometry: Geometry, unit: Unit, size: int) -> Geometry:
-    """Return `geometry` with another width, or another number of layers."""
+    """Return `geometry` with another width, number of layers, or hidden size."""
+    if unit == "hidden":
+        return geometry.sliced(size)
     if unit == "neuron":
         return geometry.after(width=size, num_layers=geometry.num_layers)
     return geometry.after(width=geometry.width, num_layers=size)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import ptl_plugins
 
+BASELINES = ("shortgpt", "slicegpt", "prune_once", "control")
+"""How the file names of the baselines' recipes end."""
 SCHEMA = "schema.json"
 """The file beside them that tells editors which keys a recipe has."""
 MODELINE = "# yaml-language-server:"
@@ -23,6 +25,16 @@ def describe_recipes() -> list[tuple[str, str]]:
     """Return the path below `recipes` of each shipped yaml, and its first comment line."""
     folder = recipes_folder()
     return [(str(p.relative_to(folder)), _first_comment(p)) for p in sorted(folder.rglob("*.yaml"))]
+
+
+def describe_baselines() -> list[tuple[str, str, str]]:
+    """Return baseline, path below `recipes` and first comment line of the baselines' recipes."""
+    return [
+        (baseline, path, text)
+        for baseline in BASELINES
+        for path, text in describe_recipes()
+        if Path(path).stem.endswith(baseline)
+    ]
 
 
 def _first_comment(path: Path) -> str:

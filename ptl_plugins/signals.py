@@ -1,7 +1,7 @@
 """Runs batches through a decoder and hands each layer's signals to those who tally them.
 
-Hooks sit on the FFN's matrices and around each layer, only where somebody looks. The lm_head is
-never run, and nothing but the batch is in memory.
+Hooks sit on the FFN's matrices and around each layer, only where somebody looks. Nothing but the
+batch is in memory. The lm_head is run where somebody looks at gradients, and only there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptl_plugins.calibration import Batch
-from ptl_plugins.criteria import Site
+from ptl_plugins.criteria import BACKWARD, Site
 from ptl_plugins.families import Family
+from ptl_plugins.gradients import BackwardPass, differentiating
 from ptl_plugins.live import decoder, decoder_layers, evaluating, ffn_output
 
 
@@ -70,20 +71,30 @@ def run_batches(
 ) -> None:
     """Run the batches from number `skip` on; `after_batch` is told how many are done.
 
-    The decoder stops at the last layer that a tally looks at.
+    The decoder stops at the last layer that a tally looks at, unless one looks at gradients: then
+    every batch has a backward pass, too.
     """
+    backward = any(BACKWARD in tally.sites for tally in tallies)
     last = max(tally.layers.stop for tally in tallies) - 1
-    watch = _Watch(model, family, tallies)
-    with evaluating(model), watch.hooks(), _stop_after(model, family, last):
+    layers = list(decoder_layers(model, family))
+    again = BackwardPass(model, layers) if backward else None
+    watch = _Watch(model, family, tallies, again)
+    mode = differentiating(model) if backward else evaluating(model)
+    with mode, watch.hooks(), _stop_after(model, family, len(layers) - 1 if backward else last):
         for index in range(skip, len(batches)):
             batch = batches[index]
             watch.start(batch)
             with contextlib.suppress(_EnoughError):
-                decoder(model, family)(
-                    input_ids=batch.input_ids, attention_mask=watch.mask, use_cache=False
-                )
+                _run_batch(decoder(model, family), batch, watch)
             if after_batch is not None:
                 after_batch(index + 1)
+
+
+def _run_batch(decoder: nn.Module, batch: Batch, watch: _Watch) -> None:
+    """Run a batch; nothing of its graph is held when the next one runs."""
+    output = decoder(input_ids=batch.input_ids, attention_mask=watch.mask, use_cache=False)
+    if watch.again is not None:
+        watch.again.run(output.last_hidden_state, batch)
 
 
 def real_tokens(batch: Batch) -> Tokens:
@@ -125,8 +136,15 @@ def _stop_after(model: PreTrainedModel, family: Family, last: int) -> Iterator[N
 class _Watch:
     """The hooks of one pass, and the batch that they are seeing."""
 
-    def __init__(self, model: PreTrainedModel, family: Family, tallies: Sequence[Tally]) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        tallies: Sequence[Tally],
+        again: BackwardPass | None,
+    ) -> None:
         self.layers = decoder_layers(model, family)
+        self.again = again
         self.family = family
         self.tallies = tallies
         self.mask: torch.Tensor | None = None
@@ -147,6 +165,8 @@ class _Watch:
             for index, layer in enumerate(self.layers):
                 for handle in self._place(index, layer):
                     stack.callback(handle.remove)
+            if self.again is not None:
+                stack.enter_context(self.again.hooks())
             yield
 
     def _place(self, index: int, layer: nn.Module) -> Iterator[Any]:
@@ -155,6 +175,9 @@ class _Watch:
             yield output.register_forward_pre_hook(
                 lambda module, inputs: self._tell("neuron", index, inputs[0])
             )
+        if self._wanted(BACKWARD, index):
+            output = ffn_output(layer, self.family)
+            yield output.register_forward_pre_hook(self._await_gradient(index))
         inputs, blocks = self.family.ffn_inputs, self.family.ffn_blocks
         sites: tuple[tuple[Site, str, int], ...] = (("gate", inputs[0], 0), ("up", inputs[-1], -1))
         for site, name, block in sites:
@@ -174,8 +197,23 @@ class _Watch:
 
         return hook
 
+    def _await_gradient(self, index: int) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if self._repeats:
+                values = inputs[0].detach()  # a hook that held its own tensor would hold the graph
+                inputs[0].register_hook(
+                    lambda gradient: self._tell(BACKWARD, index, values, gradient)
+                )
+
+        return hook
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether a layer is run once more, for its gradient alone."""
+        return self.again is not None and self.again.running
+
     def _see_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._before = inputs[0]
+        self._before = inputs[0].detach()  # without a graph that leads to it
 
     def _see_output(self, index: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -187,7 +225,10 @@ class _Watch:
 
     def _tell(self, site: Site, layer: int, *signal: torch.Tensor) -> None:
         assert self._tokens is not None
-        flat = [states.reshape(-1, states.shape[-1]) for states in signal]
-        for tally in self.tallies:
-            if site in tally.sites and layer in tally.layers:
-                tally.see(site, layer, self._tokens, *flat)
+        if self._repeats and site != BACKWARD:
+            return
+        flat = [states.detach().reshape(-1, states.shape[-1]) for states in signal]
+        with torch.no_grad():
+            for tally in self.tallies:
+                if site in tally.sites and layer in tally.layers:
+                    tally.see(site, layer, self._tokens, *flat)

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from ptl_plugins.round_log import RoundLog
     from ptl_plugins.run_folder import RunFolder
 
-Unit = Literal["neuron", "layer"]
+Unit = Literal["neuron", "layer", "hidden"]
 Refit = Literal["ridge", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
-    """One removal: `amount` neurons per layer, or layers, as the selector reads it."""
+    """One removal: `amount` neurons per layer, layers, or directions of the residual stream."""
 
     unit: Unit
     criterion: str
@@ -112,6 +112,34 @@ class KeepSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistillSpec:
+    """A teacher whose distribution the recovery follows, beside the texts or in their place."""
+
+    teacher: str
+    """`original`, the recipe's model before round 1, or a checkpoint of the same vocabulary."""
+    weight: float
+    """Of the forward KL, 0 to 1; the cross-entropy has the rest."""
+    dtype: str | None = None
+    """A name of torch; None: as the checkpoint is stored."""
+    device: str | None = None
+    """None: where the student is."""
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the teacher is the recipe's model."""
+        return self.teacher == "original"
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to distil; with weight 0 no teacher is loaded."""
+        return self.weight > 0
+
+    def model(self, original: str) -> str:
+        """Return the teacher's folder or name; `original` is the recipe's model."""
+        return original if self.is_original else self.teacher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """A recipe file, checked and resolved; both doors expand to this."""
 
@@ -133,6 +161,8 @@ class Recipe:
     data: DataSpec | None = None
     """The corpus, where PTL itself reads it; None: the training framework does."""
     keep: KeepSpec = field(default_factory=KeepSpec)
+    distill: DistillSpec | None = None
+    """The teacher of the stages that can have one; None: they train on the texts alone."""
 
     def stages_in(self, round_index: int) -> tuple[StageSpec, ...]:
         """Return the recovery stages of a round, in order."""
@@ -168,6 +198,8 @@ class PrunePlan:
     criteria: Mapping[str, str]
     """Unit -> criterion that chose."""
     scores_digest: str
+    new_hidden: int | None = None
+    """Directions of the residual stream that slicing leaves; None: it is not sliced."""
 
     @property
     def new_width(self) -> int:
@@ -182,7 +214,7 @@ class PrunePlan:
     @property
     def is_empty(self) -> bool:
         """Whether nothing goes: a threshold may find nothing below it."""
-        return not self.removed_neurons and not self.removed_layers
+        return not self.removed_neurons and not self.removed_layers and self.new_hidden is None
 
     def kept_layers(self) -> list[int]:
         """Return the layers that stay, ascending."""
@@ -196,13 +228,17 @@ class PrunePlan:
 
     def digest(self) -> str:
         """Return a SHA-256 of what goes: equal plans have equal digests."""
+        what: tuple[Any, ...]
         what = (self.num_layers, self.width, self.removed_neurons, self.removed_layers)
+        if self.new_hidden is not None:  # plans of other rounds keep their digests
+            what += (self.new_hidden,)
         return hashlib.sha256(repr(what).encode()).hexdigest()
 
     def __repr__(self) -> str:
+        hidden = "" if self.new_hidden is None else f", hidden -> {self.new_hidden}"
         return (
             f"PrunePlan(width {self.width} -> {self.new_width}, "
-            f"layers {self.num_layers} -> {self.new_num_layers})"
+            f"layers {self.num_layers} -> {self.new_num_layers}{hidden})"
         )
 
 

@@ -11,10 +11,17 @@ from verl_ext.grpo_settings import GrpoStageModel
 
 
 def shape_problems(settings: GrpoStageModel, model: StageModel) -> Iterator[str]:
-    """Yield a line for what does not divide by `tensor_parallel`, and for a missing template.
+    """Yield a line for a sliced model, a size that does not divide, and a missing template.
 
     vLLM and SGLang split heads, key-value heads (or repeat them) and FFN neurons evenly.
     """
+    if any(shape.sliced_from is not None for shape in model.shapes):
+        yield (
+            "backend: the rollout cannot load a sliced model: its architecture (model_type "
+            "ptl_sliced) is in the checkpoint's own code, which neither vLLM nor SGLang has; "
+            "remove this stage, or the phase of unit 'hidden'"
+        )
+        return
     parallel = settings.tensor_parallel
     heads = int(model.config.get("num_attention_heads") or 1)
     if heads % parallel:

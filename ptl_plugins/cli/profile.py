@@ -33,6 +33,9 @@ def profile(
     second_moments: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write what a refit needs, by layer.")
     ] = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Also what takes a backward pass (taylor).")
+    ] = False,
     protect: Annotated[
         str | None, typer.Option(help="A second corpus, whose neurons can be protected.")
     ] = None,
@@ -50,7 +53,7 @@ def profile(
     ] = None,
     plugins: Plugins = [],  # noqa: B006  # typer copies it
 ) -> None:
-    """Gather the statistics of every criterion in one forward pass; interrupted, it goes on.
+    """Gather the statistics of every criterion in one pass; interrupted, it goes on.
 
     With several GPUs: torchrun --nproc-per-node 4 -m ptl_plugins profile ...
     """
@@ -65,6 +68,7 @@ def profile(
         max_length=max_length,
         batch_tokens=batch_tokens,
         second_moments=second_moments,
+        gradients=gradients,
         protect=protect,
         column=column,
         template=None if template is None else unescaped(template),

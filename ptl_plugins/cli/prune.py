@@ -126,6 +126,7 @@ def _cut(
 ) -> Iterator[Cut]:
     """Yield the unit's cut, checked; at most one of the options may be given."""
     from ptl_plugins.criteria import DEFAULT_CRITERION
+    from ptl_plugins.selectors import units
     from ptl_plugins.types import Cut
 
     given = [
@@ -147,7 +148,7 @@ def _cut(
             raise PTLError(f"prune: {flag}: {wrong}")
         if (found := registry.criteria.get(cut.criterion).unit) != unit:
             raise PTLError(
-                f"prune: criterion '{cut.criterion}' scores {found}s, not {unit}s; "
+                f"prune: criterion '{cut.criterion}' scores {units(found)}, not {unit}s; "
                 "'ptl ls criteria' lists them"
             )
         yield cut

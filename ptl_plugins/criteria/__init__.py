@@ -1,4 +1,4 @@
-"""Criteria: statistics gathered in one forward pass, and importances made of them.
+"""Criteria: statistics gathered in one pass, and importances made of them.
 
 A statistic is a streaming sum or maximum over tokens, so memory does not grow with the number
 of sequences, and ranks merge theirs by the same operation. A criterion names the statistics it
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-DEFAULT_CRITERION = {"neuron": "output_change", "layer": "l2"}
+DEFAULT_CRITERION = {"neuron": "output_change", "layer": "l2", "hidden": "slicegpt"}
 """What was measured to hurt least, with the refit; the paper's neuron rule is `activation_max`."""
 
-Site = Literal["neuron", "gate", "up", "layer", "weight"]
+Site = Literal["neuron", "gate", "up", "layer", "weight", "gradient"]
+BACKWARD: Site = "gradient"
+"""The site that takes a backward pass; the others take the forward pass, or none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,7 @@ class Statistic:
     | `gate`, `up` | the outputs of the FFN's first, last input matrix, [tokens, width] | [width] |
     | `layer` | the hidden states before and after a layer, [tokens, hidden] each | a scalar |
     | `weight` | the FFN's output matrix, [hidden, width], once | [width] |
+    | `gradient` | what `neuron` takes, and the loss's gradient by it, the same shape | [width] |
 
     The tokens come in pieces, at least one each; padding is out already.
     """
@@ -68,3 +71,8 @@ class StatisticCriterion:
 def needed_statistics(criteria: Iterable[Criterion]) -> tuple[Statistic, ...]:
     """Return the statistics that `criteria` need, each once."""
     return tuple(dict.fromkeys(s for criterion in criteria for s in criterion.statistics))
+
+
+def forward_statistics(statistics: Iterable[Statistic]) -> tuple[Statistic, ...]:
+    """Return those of `statistics` that take no backward pass."""
+    return tuple(statistic for statistic in statistics if statistic.site != BACKWARD)

@@ -103,6 +103,11 @@ def loaded_examinee(model: Path, registry: Registry, settings: Settings) -> Iter
     known = known_family(str(model), registry)
     family, sizes = known or (None, None)
     if settings.backend == "vllm":
+        if sizes is not None and sizes.sliced_from is not None:
+            raise EvaluationError(
+                f"{model}: backend vllm: vLLM does not know sliced models (model_type ptl_sliced); "
+                "take hf"
+            )
         with _served(model, family, sizes) as examinee:
             yield examinee
         return

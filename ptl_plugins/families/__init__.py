@@ -83,7 +83,8 @@ def find_family(registry: Registry, config: Mapping[str, Any], name: str | None 
     supported = sorted(t for family in families for t in family.model_types)
     if refusal := why_refused(config, supported):
         raise PTLError(refusal)
-    model_type = config.get("model_type")
+    # a sliced model is as its family was, where its layers are and in what it needs
+    model_type = config.get("sliced_model_type") or config.get("model_type")
     listed = next((family for family in families if model_type in family.model_types), None)
     if named is not None:
         if model_type not in named.model_types:

@@ -20,6 +20,13 @@ NOTES = (
 )
 
 
+CONTROL = "It cuts nothing: what a cut cost shows beside it, not beside the untrained original."
+NO_CONTROL = (
+    "No control among them: {names} cut something. Training alone changes what is measured; add a "
+    "run of the same data and rounds that cuts nothing (schedule: [{{unit: none, rounds: N}}])."
+)
+
+
 def comparison_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section:
     """Return the table of the runs."""
     headings = [f"{m.name}\n{what}" for m in metrics for what in ("original", "last", "change")]
@@ -33,9 +40,27 @@ def comparison_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Sectio
     return Section(
         heading="Runs side by side",
         blocks=(table,),
-        notes=(*NOTES, *caveats(runs)),
+        notes=(*NOTES, control_note(runs), *caveats(runs)),
         in_terminal=True,
     )
+
+
+def is_control(run: Run) -> bool:
+    """Whether the recipe cuts nothing in any round: what training alone does."""
+    return not any(spec.cuts for spec in run.recipe.rounds)
+
+
+def label_of(run: Run) -> str:
+    """Return the run's label, which tells a control."""
+    return f"{run.label} (nothing cut)" if is_control(run) else run.label
+
+
+def control_note(runs: Sequence[Run]) -> str:
+    """Say which of the runs is the control, or that none is."""
+    controls = ", ".join(run.name for run in runs if is_control(run))
+    if controls:
+        return f"Control: {controls}. {CONTROL}"
+    return NO_CONTROL.format(names=", ".join(run.name for run in runs))
 
 
 def caveats(runs: Sequence[Run]) -> Iterator[str]:
@@ -66,7 +91,7 @@ def last_of(metric: Metric, run: Run) -> Measured | None:
 
 def _row(run: Run, metrics: Sequence[Metric], wall: float, device: float) -> tuple[str, ...]:
     return (
-        run.label,
+        label_of(run),
         parameters(run.last.num_parameters) if run.last else MISSING,
         percent(kept(run, run.last)),
         ratio(run.flops.get(run.last.round) if run.last else None),

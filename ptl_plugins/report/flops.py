@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ptl_plugins.errors import PTLError
 from ptl_plugins.families import find_family
-from ptl_plugins.geometry import Geometry, geometry
+from ptl_plugins.geometry import SLICED, Geometry, geometry
 from ptl_plugins.model_config import looks_like_path, read_config
 from ptl_plugins.registry import Registry
 from ptl_plugins.run_folder import MODEL
@@ -44,12 +46,18 @@ def flops_ratios(
     source = _source(folder, model)
     config = read_config(source)
     sizes = geometry(config, find_family(registry, config, family))
-    shapes = {record.round: _shape(sizes, record, source) for record in records}
+    cuts = ((record.round, cut.unit) for record in records for cut in record.cuts)
+    sliced = min((index for index, unit in cuts if unit == "hidden"), default=len(records))
+    shapes = {r.round: _shape(sizes, r, source, sliced=r.round >= sliced) for r in records}
     return {index: s.flops_per_token / shapes[0].flops_per_token for index, s in shapes.items()}
 
 
-def _shape(sizes: Geometry, record: RoundRecord, source: str) -> Geometry:
+def _shape(sizes: Geometry, record: RoundRecord, source: str, *, sliced: bool) -> Geometry:
     shape = sizes.after(width=record.width, num_layers=record.num_layers)
+    if sliced:  # records do not tell the hidden size, but their parameters do
+        hidden = range(1, shape.hidden)
+        least = partial(_sliced_parameters, shape)
+        shape = shape.sliced(1 + bisect.bisect_left(hidden, record.num_parameters, key=least))
     if shape.num_parameters != record.num_parameters:
         raise PTLError(
             f"model '{source}' has {shape.num_parameters:,} parameters in the shape of round "
@@ -58,10 +66,18 @@ def _shape(sizes: Geometry, record: RoundRecord, source: str) -> Geometry:
     return shape
 
 
+def _sliced_parameters(shape: Geometry, hidden: int) -> int:
+    return shape.sliced(hidden).num_parameters
+
+
 def _source(folder: Path, model: str) -> str:
-    """Return the first checkpoint of the run that is still there, or the recipe's model."""
+    """Return the first checkpoint of the run that is still there, or the recipe's model.
+
+    A sliced one does not tell the sizes before.
+    """
     rounds = [path / MODEL for path in sorted(folder.glob("round_*"))]
-    left = (path for path in (*rounds, folder) if (path / CONFIG).is_file())
+    there = (path for path in (*rounds, folder) if (path / CONFIG).is_file())
+    left = (path for path in there if read_config(str(path)).get("model_type") != SLICED)
     found = next(left, None)
     return str(found) if found else _original(model)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, groupby, zip_longest
 
-from ptl_plugins.report.comparison import last_of, original_of
+from ptl_plugins.report.comparison import is_control, label_of, last_of, original_of
 from ptl_plugins.report.document import Section, Table, number_columns, text_column
 from ptl_plugins.report.formats import MISSING
 from ptl_plugins.report.metrics import Metric, show
@@ -24,13 +24,19 @@ NOTE = (
 
 
 def order_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section | None:
-    """Return the table, or None where the runs that cut both units do so in one order."""
+    """Return the table, or None where the runs that cut both units do so in one order.
+
+    Its last columns are the controls, which cut nothing.
+    """
     ordered = [(order, run) for run in runs if (order := order_of(run)) is not None]
     if len({order for order, _ in ordered}) < 2 or not metrics:
         return None
+    controls = [run for run in runs if is_control(run)]
     headings = [f"{order} ({run.label})" for order, run in ordered]
+    headings += [label_of(run) for run in controls]
     columns = (text_column("metric"), *number_columns("original", *headings))
-    rows = tuple(_row(metric, [run for _, run in ordered]) for metric in metrics)
+    compared = [*(run for _, run in ordered), *controls]
+    rows = tuple(_row(metric, compared) for metric in metrics)
     return Section(
         heading="Order",
         blocks=(Table(columns=columns, rows=rows),),
@@ -42,6 +48,7 @@ def order_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section | N
 def order_of(run: Run) -> str | None:
     """Return the order in which the recipe cuts neurons and layers; None: it cuts one of them."""
     units = [_unit({cut.unit for cut in spec.cuts}) for spec in run.recipe.rounds if spec.cuts]
+    units = [unit for unit in units if unit != "hidden"]
     if set(units) <= {"neuron"} or set(units) <= {"layer"}:
         return None
     groups = tuple(unit for unit, _ in groupby(units))

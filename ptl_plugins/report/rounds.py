@@ -9,6 +9,7 @@ from ptl_plugins.report.document import Section, Table, number_columns, text_col
 from ptl_plugins.report.formats import number, parameters, percent, ratio
 from ptl_plugins.report.metrics import Metric, counts_of, has_intervals, measured, show
 from ptl_plugins.report.runs import Run
+from ptl_plugins.selectors import units
 from ptl_plugins.types import Cut, RoundRecord, Unit
 
 INTERVAL_NOTE = (
@@ -94,12 +95,12 @@ def _cut(cut: Cut, record: RoundRecord, before: RoundRecord | None) -> str:
     """Return a cut: how many went where the shapes tell it, else what was asked for."""
     asked = f"{cut.selector} {show_amount(cut.amount)}"
     same_unit = sum(other.unit == cut.unit for other in record.cuts)
-    if before is None or same_unit > 1:
-        return f"{cut.unit}s by {cut.criterion} ({asked})"
+    if before is None or same_unit > 1 or cut.unit == "hidden":
+        return f"{units(cut.unit)} by {cut.criterion} ({asked})"
     went = _size(before, cut.unit) - _size(record, cut.unit)
-    units = cut.unit if went == 1 else f"{cut.unit}s"
+    what = cut.unit if went == 1 else units(cut.unit)
     told = "" if cut.selector == "count" else f" ({asked})"
-    return f"{went} {units} by {cut.criterion}{told}"
+    return f"{went} {what} by {cut.criterion}{told}"
 
 
 def _size(record: RoundRecord, unit: Unit) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ptl_plugins.amounts import show_amount
-from ptl_plugins.report.comparison import last_of, original_of
+from ptl_plugins.report.comparison import is_control, label_of, last_of, original_of
 from ptl_plugins.report.document import Block, Picture, Section, Table, number_columns, text_column
 from ptl_plugins.report.formats import MISSING, parameters, percent
 from ptl_plugins.report.metrics import Metric, show
 from ptl_plugins.report.plots import Bar, Bars, Panel
 from ptl_plugins.report.rounds import kept
 from ptl_plugins.report.runs import Run
-from ptl_plugins.selectors import FLOPS, PARAMETERS
+from ptl_plugins.selectors import FLOPS, PARAMETERS, units
 from ptl_plugins.types import Cut
 
 TARGETS = (PARAMETERS.name, FLOPS.name)
@@ -27,7 +27,10 @@ NOTE = (
 
 
 def step_size_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section | None:
-    """Return bars and table, or None where no two of the runs that cut differ in the amount."""
+    """Return bars and table, or None where no two of the runs that cut differ in the amount.
+
+    The table ends with the controls, which cut nothing.
+    """
     cutting = sorted((run for run in runs if steps_of(run)), key=_by_step)
     if len({steps_of(run) for run in cutting}) < 2:
         return None
@@ -37,7 +40,8 @@ def step_size_section(runs: Sequence[Run], metrics: Sequence[Metric]) -> Section
         text_column("a round cuts"),
         *number_columns("rounds", "step", "kept", *headings),
     )
-    rows = tuple(_row(run, metrics) for run in cutting)
+    controls = [run for run in runs if is_control(run)]
+    rows = tuple(_row(run, metrics) for run in (*cutting, *controls))
     blocks: list[Block] = [Table(columns=columns, rows=rows)]
     if metrics:
         plot = step_size_bars(cutting, metrics)
@@ -85,8 +89,8 @@ def _by_step(run: Run) -> tuple[float, str]:
 
 def _row(run: Run, metrics: Sequence[Metric]) -> tuple[str, ...]:
     return (
-        run.label,
-        _amounts(run),
+        label_of(run),
+        _amounts(run) or MISSING,
         str(sum(bool(record.cuts) for record in run.rounds)),
         percent(step_share(run)),
         percent(kept(run, run.last)),
@@ -102,8 +106,8 @@ def _amounts(run: Run) -> str:
 
 def _amount(cut: Cut) -> str:
     if cut.selector == "count":
-        return f"{show_amount(cut.amount)} {cut.unit}{'' if cut.amount == 1 else 's'}"
-    return f"{cut.unit}s, {cut.selector} {show_amount(cut.amount)}"
+        return f"{show_amount(cut.amount)} {cut.unit if cut.amount == 1 else units(cut.unit)}"
+    return f"{units(cut.unit)}, {cut.selector} {show_amount(cut.amount)}"
 
 
 def _label(run: Run) -> str:

@@ -62,6 +62,9 @@ def without_weights(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from ptl_plugins.slicegpt.auto_classes import register_sliced_models
+
+    register_sliced_models()
     try:
         config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):

@@ -36,6 +36,7 @@ from ptl_plugins.profiling import profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.recipe import RecipeSource, SectionModel
 from ptl_plugins.schedule import plan_rounds
+from ptl_plugins.selectors import units
 from ptl_plugins.surgery import prune_live
 from ptl_plugins.testing import tiny_model, tiny_tokenizer, write_tiny_corpus
 from ptl_plugins.types import CutRequest
@@ -124,7 +125,7 @@ def test_the_allowed_words_of_a_key_are_documented():
 def test_the_documented_default_criteria_are_the_codes():
     row = next(r for r in read("recipes.md").splitlines() if "`schedule[].criterion`" in r)
     for unit, name in DEFAULT_CRITERION.items():
-        assert f"`{name}` for {unit}s" in row
+        assert f"`{name}` for {units(unit)}" in row
 
 
 def names_of_table(heading):
@@ -146,9 +147,8 @@ def test_the_table_of_criteria_tells_neurons_from_layers(registry):
     rows = read("recipes.md").split("**Criteria.**")[1].split("\n\n")[1].splitlines()[2:]
     for row in rows:
         names, unit = row.split("|")[1:3]
-        assert {f"{registry.criteria.get(n).unit}s" for n in re.findall(r"`(\w+)`", names)} == {
-            unit.strip()
-        }
+        found = {units(registry.criteria.get(n).unit) for n in re.findall(r"`(\w+)`", names)}
+        assert found == {unit.strip()}
 
 
 def test_the_length_of_protected_texts_is_documented():

@@ -229,6 +229,8 @@ class TestFamily:
         scores = profile(model, family, batches, statistics, SingleProcess())
         assert (scores.num_layers, scores.width, scores.num_tokens) == (4, 43, 5)
         for _, criterion in REGISTRY.criteria.items():
+            if criterion.unit == "hidden":  # its directions are found while they are cut
+                continue
             importance = criterion.importance(scores)
             assert importance.shape == ((4, 43) if criterion.unit == "neuron" else (4,))
             assert np.isfinite(importance).all()

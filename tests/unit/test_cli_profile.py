@@ -22,7 +22,7 @@ from ptl_plugins.testing import tiny_texts, write_tiny_checkpoint, write_tiny_co
 
 OPTIONS = {
     "--data", "--out", "--samples", "--max-length", "--batch-tokens", "--second-moments",
-    "--protect", "--column", "--template", "--split", "--seed", "--family", "-p",
+    "--gradients", "--protect", "--column", "--template", "--split", "--seed", "--family", "-p",
 }  # fmt: skip
 """A new option is a decision: it goes here, into docs/checkpoints.md and into the changelog."""
 PROFILE = ("profile", "model", "--data", "data/tiny.jsonl", "--out", "scores")
@@ -114,7 +114,7 @@ def test_every_option_is_known():
 def test_every_option_is_in_the_docs():
     page = Path(__file__).parents[2] / "docs" / "checkpoints.md"
     text = page.read_text(encoding="utf-8").split("## ptl profile")[1].split("## ptl prune")[0]
-    assert {name for name in OPTIONS - {"-p"} if f"`{name} " not in text} == set()
+    assert {name for name in OPTIONS - {"-p"} if f"`{name}" not in text} == set()
 
 
 def test_the_defaults_are_those_of_the_library():
@@ -130,7 +130,7 @@ def test_it_prints_one_line_and_the_progress_apart(place, ptl):
     tokens = read_tokens(place)
     code, out, err = ptl(*PROFILE)
     assert code == 0
-    assert out == f"scores: scores written: {tokens} tokens of 12 texts, 12 statistics\n"
+    assert out == f"scores: scores written: {tokens} tokens of 12 texts, 13 statistics\n"
     assert "profile" in err
     assert "1/1" in err
     assert sorted(p.name for p in place.iterdir()) == ["data", "model", "scores"]
@@ -162,7 +162,7 @@ def test_every_option_reaches_the_profile(place, ptl):
         "--protect", "data/tiny.jsonl", "--second-moments", "new/moments",
     ]  # fmt: skip
     code, out, err = ptl(*words)
-    assert (code, out) == (0, "new/scores: scores written: 70 tokens of 7 texts, 12 statistics\n")
+    assert (code, out) == (0, "new/scores: scores written: 70 tokens of 7 texts, 13 statistics\n")
     assert "4/4" in err, "batches of two"
     scores, about = read_scores(place / "new" / "scores")
     assert (scores.num_sequences, scores.protect.num_sequences) == (7, 7)
@@ -218,12 +218,38 @@ def test_a_column_is_named(place, ptl):
     assert ptl(*PROFILE, "--data", "rows.jsonl", "--column", "q")[0] == 0
 
 
+def test_gradients_are_gathered_where_they_are_asked_for(place, ptl):
+    code, out, _ = ptl(*PROFILE)
+    assert (code, out.split(", ")[-1]) == (0, "13 statistics\n")
+    code, out, err = ptl(*PROFILE, "--gradients")
+    told = "scores: holds scores without the statistic 'neuron_taylor_sum' already; name another"
+    assert (code, out) == (2, "")
+    assert told in err
+    more = [*PROFILE[:5], "more"]
+    code, out, _ = ptl(*more, "--gradients", "--protect", "data/tiny.jsonl")
+    assert (code, out.split(", ")[-1]) == (0, "14 statistics\n")
+    found, plain = (read_scores(place / name)[0] for name in ("more", "scores"))
+    assert found.statistics.keys() - plain.statistics.keys() == {"neuron_taylor_sum"}
+    assert "neuron_taylor_sum" in found.protect.statistics
+    code, out, _ = ptl(*more, "--protect", "data/tiny.jsonl")
+    assert (code, out[:32]) == (0, "more: scores were there already:")
+
+
+def test_scores_with_gradients_serve_the_criterion_taylor(place, ptl):
+    ptl(*PROFILE, "--gradients")
+    words = ["prune", "model", "--scores", "scores", "--out", "out", "--neurons", "8"]
+    code, _, err = ptl(*words, "--criterion", "taylor")
+    assert (code, err) == (0, "")
+    about = json.loads((place / "out" / "ptl_pruning.json").read_text(encoding="utf-8"))
+    assert "taylor" in json.dumps(about)
+
+
 def test_a_plugins_criterion_is_profiled_too(place, ptl, monkeypatch):
     (place / "my_criterion.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(place)
     code, out, _ = ptl(*PROFILE, "-p", "my_criterion")
     assert code == 0
-    assert out.endswith("13 statistics\n")
+    assert out.endswith("14 statistics\n")
     assert "least" in read_scores(place / "scores")[0].statistics
 
 
@@ -298,8 +324,9 @@ def test_data_and_out_are_needed(place, ptl, missing):
     assert f"Missing option '{missing}'" in err
 
 
-def test_after_kill_9_the_same_command_goes_on(place, ptl):
-    words = [*PROFILE, "--batch-tokens", "128", "--second-moments", "moments"]
+@pytest.mark.parametrize("more", [[], ["--gradients"]])
+def test_after_kill_9_the_same_command_goes_on(place, ptl, more):
+    words = [*PROFILE, *more, "--batch-tokens", "128", "--second-moments", "moments"]
     killed = start(sys.executable, "-c", DYING, "2", *words)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [p.name for p in place.glob("scores*")] == ["scores.0.ptl-part"]
@@ -316,7 +343,8 @@ def test_after_kill_9_the_same_command_goes_on(place, ptl):
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_torchrun_gives_what_one_process_gives(place, ptl):
-    more = ["--batch-tokens", "128", "--second-moments", "moments", "--protect", "data/prot.jsonl"]
+    more = ["--batch-tokens", "128", "--second-moments", "moments", "--protect", "data/prot.jsonl",
+            "--gradients"]  # fmt: skip
     rows = [json.dumps({"text": text}) for text in tiny_texts(8, seed=7)]
     (place / "data" / "prot.jsonl").write_text("\n".join(rows), encoding="utf-8")
     torchrun = Path(sys.executable).with_name("torchrun")

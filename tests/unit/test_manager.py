@@ -59,7 +59,7 @@ def build(*plugins):
 
 
 def test_the_built_ins_are_plugins_like_any_other():
-    own = {"steps", "checkpoint_steps", "local", "slurm", "run_recipe", "builtin"}
+    own = {"steps", "checkpoint_steps", "local", "slurm", "run_recipe", "builtin", "slicegpt"}
     assert {name for name, _ in build().list_name_plugin()} == own
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptl_plugins import profile_journal, profile_run, second_moments, text_data
 from ptl_plugins.calibration import Batches
-from ptl_plugins.criteria import needed_statistics
+from ptl_plugins.criteria import forward_statistics, needed_statistics
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import find_family
 from ptl_plugins.model_digest import model_digest
@@ -125,7 +125,7 @@ def live(folder, registry, sequences, moments=None, without=()):
     """Profile the model as anybody would who has it in memory."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     family = find_family(registry, model.config.to_dict())
-    statistics = needed_statistics([c for _, c in registry.criteria.items()])
+    statistics = forward_statistics(needed_statistics([c for _, c in registry.criteria.items()]))
     statistics = [s for s in statistics if s.site not in without]
     batches = Batches(sequences, batch_tokens=TOKENS, device=torch.device("cpu"))
     return profile(model, family, batches, statistics, SingleProcess(), moments=moments)

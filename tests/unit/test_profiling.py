@@ -27,8 +27,10 @@ MODEL_TYPES = tuple(TINY)
 CRITERIA = (
     "activation_max", "activation_mean", "activation_rms",
     "output_change", "output_change_max", "output_change_mean",
-    "released", "l2", "block_influence", "last",
+    "wanda_structured", "released", "l2", "block_influence", "last",
 )  # fmt: skip
+BACKWARD = "taylor"
+"""Takes a backward pass: tests/unit/criteria/test_taylor.py."""
 GELU = nn.GELU(approximate="tanh")
 ACTIVATION = {"gemma2": GELU, "gemma3_text": GELU}
 SIGNALS = ("gate", "up", "act")
@@ -93,6 +95,16 @@ def lost_output(name):
     return torch.stack(losses)
 
 
+def wanda(name):
+    """Wanda's score of every weight of `down_proj`, summed over each neuron's column."""
+    rows = []
+    for layer, act in zip(tiny(name).model.layers, by_hand(name)["act"], strict=True):
+        weight = layer.mlp.down_proj.weight.detach().double()
+        scores = weight.abs() * act.norm(dim=0)[None, :] / len(act) ** 0.5
+        rows.append(scores.sum(dim=0))
+    return torch.stack(rows)
+
+
 @functools.cache
 def reference(name):
     """Return the importances of every criterion but `released`, as the equations say."""
@@ -107,6 +119,7 @@ def reference(name):
         "output_change": (lost**2).mean(dim=1).sqrt(),
         "output_change_max": lost.amax(dim=1),
         "output_change_mean": lost.mean(dim=1),
+        "wanda_structured": wanda(name),
         "l2": (change**2).sum(dim=-1).sqrt().mean(dim=1),
         "block_influence": (1 - cosine).mean(dim=1),
         "last": torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]),
@@ -159,7 +172,8 @@ def members(mask):
 
 
 def test_the_reference_knows_every_built_in_criterion_and_family(registry):
-    assert set(registry.criteria.names()) == set(CRITERIA)
+    measured = {n for n, criterion in registry.criteria.items() if criterion.unit != "hidden"}
+    assert measured == {*CRITERIA, BACKWARD}
     supported = {t for _, family in registry.families.items() for t in family.model_types}
     assert supported == set(MODEL_TYPES)
 
@@ -214,7 +228,7 @@ def test_what_is_no_number_has_no_rank(broken):
         assert statistic.measure(signal).isnan().tolist() == [i == 2 for i in range(6)]
 
 
-@pytest.mark.parametrize("criterion", [c for c in CRITERIA if c.startswith(("act", "out"))])
+@pytest.mark.parametrize("criterion", [c for c in CRITERIA if c.startswith(("act", "out", "wan"))])
 def test_the_other_criteria_protect_what_is_most_important(registry, criterion):
     scores = run(tiny("llama"), registry, of_size(2), names=(criterion,))
     mask = protected(registry.criteria.get(criterion), scores, 7)

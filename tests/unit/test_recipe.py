@@ -160,7 +160,10 @@ def test_every_key_reaches_the_section(read, tmp_path):
         ),
         (phase(amount=None), "schedule.0: amount is missing"),
         ({"schedule": [{"unit": "none", "amount": 1}]}, "schedule.0: unit 'none' prunes nothing"),
-        (phase(unit="head"), "schedule.0.unit: 'head' should be 'neuron', 'layer' or 'none'"),
+        (
+            phase(unit="head"),
+            "schedule.0.unit: 'head' should be 'neuron', 'layer', 'hidden' or 'none'",
+        ),
         ({"schedule": [{"amount": 1}]}, "schedule.0.unit: is missing and has no default"),
         (phase(rounds=0), "schedule.0.rounds: 0 "),
         (phase(rounds=1001), "schedule.0.rounds: 1001 "),

@@ -32,7 +32,7 @@ from verl_ext.verl_config import verl_overrides
 HOME = os.environ.get("PTL_EASYR1_HOME")
 PYTHON = os.environ.get("PTL_EASYR1_PYTHON", sys.executable)
 FOLDER = recipes_folder() / "paper"
-RECIPES = {path.stem: path for path in sorted(FOLDER.rglob("*.yaml"))}
+RECIPES = {path.stem: path for path in sorted(FOLDER.rglob("ptl_*.yaml"))}
 OF_VERL = ("ptl_algorithm1_verl", "ptl_cpt_then_grpo", "ptl_grpo_verl")
 QWEN2_5_7B = {
     "model_type": "qwen2",

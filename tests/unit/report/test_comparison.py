@@ -99,10 +99,53 @@ def test_step_sizes_stand_in_their_order_with_what_was_really_cut(two_steps, rea
     assert panels[1].bars[0].label == "small\n6.9%; 40,096"
 
 
-def test_the_control_that_cuts_nothing_has_no_step(two_steps, write_run, read):
-    runs = read(*two_steps, write_run("control", (None,) * 4))
-    assert [row["run"] for row in table(step_size_section(runs, ()))] == ["small", "large"]
-    assert step_share(runs[2]) is None
+def test_the_control_stands_last_among_the_step_sizes_without_a_step(two_steps, write_run, read):
+    runs = read(write_run("base", (None,) * 4), *two_steps)
+    section = step_size_section(runs, metrics_of(runs))
+    rows = table(section)
+    assert [row["run"] for row in rows] == ["small", "large", "base (nothing cut)"]
+    assert list(rows[2].values())[1:5] == ["-", "0", "-", "100.0%"]
+    assert step_share(runs[0]) is None
+    assert [bar.label.split("\n")[0] for bar in section.blocks[1].plot.panels[0].bars] == [
+        "small",
+        "large",
+    ]
+
+
+def test_the_control_is_a_column_beside_the_orders(write_three, write_run, read, steps_right):
+    base = write_run("base", (None,) * 4, metrics=lambda index: steps_right(20 + index))
+    runs = read(base, *write_three())
+    rows = table(order_section(runs, metrics_of(runs)))
+    assert list(rows[0])[-1] == "base (nothing cut)"
+    assert rows[1]["base (nothing cut)"] == "60.0% (44.6-73.7)"
+
+
+def test_a_run_that_cuts_nothing_is_called_the_control(write_run, read, cuts):
+    runs = read(write_run("cut"), write_run("base", (None,) * 3))
+    section = comparison_section(runs, ())
+    assert [row["run"] for row in table(section)] == ["cut", "base (nothing cut)"]
+    (note,) = [note for note in section.notes if "ontrol" in note]
+    assert note.startswith("Control: base. It cuts nothing")
+
+
+def test_an_unfinished_control_is_one_all_the_same(write_run, read):
+    runs = read(write_run("cut"), write_run("base", (None,) * 3, done=1))
+    rows = table(comparison_section(runs, ()))
+    assert rows[1]["run"] == "base (1 of 3 rounds) (nothing cut)"
+
+
+def test_a_last_round_without_a_cut_makes_no_control(write_run, read, cuts):
+    runs = read(write_run("cut"), write_run("rest", (cuts.neurons, None)))
+    assert table(comparison_section(runs, ()))[1]["run"] == "rest"
+
+
+def test_a_comparison_without_a_control_says_so(write_three, read):
+    runs = read(*write_three())
+    (note,) = [note for note in comparison_section(runs, ()).notes if "ontrol" in note]
+    assert note.startswith(
+        "No control among them: neurons_first, layers_first, in_turns cut something."
+    )
+    assert "{unit: none, rounds: N}" in note
 
 
 def test_without_metrics_there_are_no_bars(two_steps, read):

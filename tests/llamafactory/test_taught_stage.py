@@ -1,0 +1,98 @@
+"""What a stage of `ptl run` needs for a teacher, and the recipes that are refused one."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from llamafactory_ext.backend import stage_command
+from llamafactory_ext.taught_stage import begin_taught_stage, require_teachable, teacher_keys
+from ptl_plugins.distillation.teacher_check import untaught
+from ptl_plugins.errors import PTLError
+from ptl_plugins.manager import build_manager, build_registry
+from ptl_plugins.recipe import RecipeSource
+from ptl_plugins.run_recipe import read_run_recipe
+from ptl_plugins.stage_types import LaunchSpec, StageSpec
+from ptl_plugins.testing import write_tiny_checkpoint
+from ptl_plugins.types import DistillSpec
+
+REGISTRY = build_registry(build_manager())
+
+
+def stage(**keys):
+    return StageSpec(backend="llamafactory", **{"settings": {}, **keys})
+
+
+def answering(folder, answer):
+    """Return an interpreter that answers every program with `answer`."""
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n", encoding="utf-8")
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ('{"ptl": false, "llamafactory": "0.9.5"}', "has no PTL that can distil"),
+        ('{"ptl": true, "llamafactory": "0.9.1"}', "has llamafactory 0.9.1, but a teacher needs"),
+    ],
+)
+def test_an_interpreter_that_cannot_distil_is_refused(tmp_path, answer, wrong):
+    python = answering(tmp_path, answer)
+    with pytest.raises(PTLError, match=wrong):
+        require_teachable(stage(python=python))
+    require_teachable(stage(python=python, launch=LaunchSpec(launcher="slurm")))
+
+
+def test_settings_that_change_the_loss_are_refused():
+    with pytest.raises(
+        PTLError, match=r"settings\.torch_compile: True: does not go with a teacher"
+    ):
+        require_teachable(stage(settings={"torch_compile": True}))
+
+
+def test_the_original_of_a_stage_is_the_runs_and_a_folder(tmp_path):
+    model = write_tiny_checkpoint(tmp_path / "model")
+    spec = DistillSpec(teacher="original", weight=0.25, dtype="float32")
+    assert teacher_keys(spec, str(model)) == {
+        "ptl_distill": {
+            "teacher": str(model.resolve()), "weight": 0.25, "dtype": "float32", "device": None,
+        }
+    }  # fmt: skip
+
+
+def test_a_taught_stage_goes_through_ptls_own_door(tmp_path):
+    words = stage_command(stage(python="/env/python"), tmp_path, taught=True).words
+    assert words[:4] == ("/env/python", "-m", "ptl_plugins", "train-llamafactory")
+
+
+def test_a_teacher_that_is_off_leaves_llamafactorys_trainer_as_it_is():
+    import llamafactory.train.pt.workflow as workflow
+
+    before = workflow.CustomTrainer
+    teacher = {"teacher": "anything", "weight": 0.0}
+    assert begin_taught_stage({"stage": "pt", "ptl_distill": teacher}) == {"stage": "pt"}
+    assert workflow.CustomTrainer is before
+
+
+def test_a_recipe_without_a_stage_is_refused_a_teacher(tmp_path):
+    keys = {
+        "model": str(write_tiny_checkpoint(tmp_path / "model")),
+        "data": {"path": "x.txt"},
+        "schedule": [{"unit": "neuron", "amount": 8}],
+        "distill": {"teacher": "original", "weight": 0.5},
+    }
+    source = RecipeSource(
+        path=tmp_path / "r.yaml", keys=keys, text=yaml.safe_dump(keys), registry=REGISTRY
+    )
+    with pytest.raises(PTLError, match="distill: no stage in 'recover' can have a teacher"):
+        read_run_recipe(source)
+
+
+def test_a_stage_of_a_backend_that_cannot_distil_has_no_teacher():
+    spec = DistillSpec(teacher="original", weight=0.5)
+    (line,) = untaught(spec, ["verl"], REGISTRY)
+    assert line.endswith("backends that can: llamafactory")
+    assert untaught(spec, ["verl", "llamafactory"], REGISTRY) == []
+    assert untaught(None, ["verl"], REGISTRY) == []
