@@ -165,7 +165,7 @@ def test_the_share_of_memory_for_second_moments_is_documented():
 def test_the_sites_of_a_statistic_are_documented_as_in_the_code():
     documented = [line.strip() for line in inspect.getdoc(Statistic).splitlines()]
     table = [line for line in documented if line.startswith("|")]
-    assert len(table) == 2 + 4
+    assert len(table) == 2 + 5
     assert "\n".join(table) in read("hooks.md")
     assert {name for row in table[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(
         get_args(Site)
