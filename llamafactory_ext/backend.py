@@ -12,10 +12,11 @@ import yaml
 
 from llamafactory_ext.recipe import RULES
 from llamafactory_ext.settings_check import check_settings
+from llamafactory_ext.sliced_stage import sliced_problems
 from llamafactory_ext.taught_stage import REPORT, require_teachable, say_report, teacher_keys
 from ptl_plugins.durable import json_text
 from ptl_plugins.kept_files import TRAINED
-from ptl_plugins.stage_types import Command, StageJob, StageSpec
+from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
 from ptl_plugins.types import RoundContext
 
@@ -68,6 +69,12 @@ class LlamaFactory:
         """
         ours = stage_keys(stage, Path("model"), Path("stage"), seed=0)
         return check_settings(stage.python or sys.executable, {**ours, **stage.settings})
+
+    def check_model(self, stage: StageSpec, model: StageModel) -> str | None:
+        """Return what keeps the stage from training a shape of the run, or None."""
+        if all(shape.sliced_from is None for shape in model.shapes):
+            return None
+        return "\n".join(f"settings.{line}" for line in sliced_problems(stage.settings)) or None
 
     def job(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> StageJob:
         """Return the yaml, the round's part as a data set, and the command that trains on it.
