@@ -30,11 +30,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ptl_plugins.calibration import Batches
-from ptl_plugins.criteria import needed_statistics
+from ptl_plugins.criteria import forward_statistics, needed_statistics
 from ptl_plugins.families import find_family
 from ptl_plugins.live import decoder, evaluating
 from ptl_plugins.manager import build_manager, build_registry
-from ptl_plugins.profile_run import keep_freed_memory
+from ptl_plugins.profile_model import keep_freed_memory
 from ptl_plugins.profiling import profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.testing import tiny_texts, tiny_tokenizer
@@ -105,7 +105,9 @@ def measure_pass(folder: Path, pairs: int) -> bool:
     batches = Batches(ids, batch_tokens=2048, device=torch.device("cpu"))
     registry = build_registry(build_manager(autoload=False))
     family = find_family(registry, model.config.to_dict())
-    wanted = needed_statistics([criterion for _, criterion in registry.criteria.items()])
+    wanted = forward_statistics(
+        needed_statistics([criterion for _, criterion in registry.criteria.items()])
+    )
 
     def gather() -> None:
         profile(model, family, batches, wanted, SingleProcess())

@@ -25,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ptl_plugins.calibration import Batches, pad
-from ptl_plugins.criteria import needed_statistics
+from ptl_plugins.criteria import forward_statistics, needed_statistics
 from ptl_plugins.families import Family, find_family
 from ptl_plugins.geometry import geometry
 from ptl_plugins.live import decoder_layers, ffn_output
@@ -105,7 +105,9 @@ class Bench:
         self.geometry = geometry(config, self.family)
         self.model, self.moments = model, moments
         batches = Batches(sequences, batch_tokens=2048, device=CPU)
-        statistics = needed_statistics([c for _, c in self.registry.criteria.items()])
+        statistics = forward_statistics(
+            needed_statistics([c for _, c in self.registry.criteria.items()])
+        )
         self.scores = profile(
             model, self.family, batches, statistics, SingleProcess(), moments=moments
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptl_plugins.criteria import needed_statistics
+from ptl_plugins.criteria import forward_statistics, needed_statistics
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.model_digest import model_digest
 from ptl_plugins.scores_file import write_scores
@@ -69,7 +69,8 @@ def write_llama_scores(folder: Path, shape: Shape) -> None:
     registry = build_registry(build_manager(autoload=False))
     rng = np.random.default_rng(1)
     statistics = {}
-    for statistic in needed_statistics([criterion for _, criterion in registry.criteria.items()]):
+    wanted = needed_statistics([criterion for _, criterion in registry.criteria.items()])
+    for statistic in forward_statistics(wanted):
         sizes = (shape.layers, shape.width)[: 1 if statistic.site == "layer" else 2]
         statistics[statistic.name] = rng.random(sizes, dtype=np.float32)
     scores = Scores(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from ptl_plugins.types import DistillSpec
 REPORT = "distillation.jsonl"
 """What a training run notes of its teacher when it ends, in its `output_dir`."""
 TIMEOUT = 120.0
+ZERO_2 = 2
+"""The highest stage of ZeRO that leaves whole weights on every rank."""
 PROGRAM = """
 import importlib.util, json, sys
 from importlib.metadata import PackageNotFoundError, version
@@ -53,12 +57,34 @@ def require_teachable(stage: StageSpec) -> None:
 
     Raises:
         PTLError: it lacks PTL, or its LLaMA-Factory is none that PTL enters, or a setting does
-            not go with a teacher.
+            not go with a teacher: another loss, weights in shards.
     """
-    if problems := distillation_problems(stage.settings):
+    problems = [*distillation_problems(stage.settings), *sharding_problems(stage.settings)]
+    if problems:
         raise PTLError("; ".join(f"settings.{problem}" for problem in problems))
     if stage.launch.launcher == LaunchSpec().launcher:  # else the interpreter is not this machine's
         _require_ptl(stage.python or sys.executable)
+
+
+def sharding_problems(settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys that shard the weights, of whose lm_head no rank would hold a whole one."""
+    stage = _zero_stage(settings.get("deepspeed"))
+    remedy = "shards the weights, which does not go with a teacher; use DDP or DeepSpeed ZeRO-2"
+    given = {
+        "fsdp": repr(settings.get("fsdp")) if settings.get("fsdp") else None,
+        "deepspeed": f"ZeRO-{stage}" if stage > ZERO_2 else None,
+    }
+    return [f"{key}: {value}: {remedy}" for key, value in given.items() if value]
+
+
+def _zero_stage(config: Any) -> int:
+    """Return the stage of a DeepSpeed config or its file; one that cannot be read has none."""
+    try:
+        if isinstance(config, str):
+            config = json.loads(Path(config).read_text(encoding="utf-8"))
+        return int(config["zero_optimization"]["stage"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0  # LLaMA-Factory's own parser tells what is wrong with it
 
 
 @functools.lru_cache
@@ -79,9 +105,9 @@ def _require_ptl(python: str) -> None:
 def begin_taught_stage(args: dict[str, Any]) -> dict[str, Any]:
     """Take the teacher out of LLaMA-Factory's arguments, and let its trainer distil.
 
-    A mistake ends the process with one line and exit code 2.
+    A mistake ends the process with one line and exit code 2. What the teacher took is told by
+    `ptl run` (`say_report`), which is where the stage's output is seen as well.
     """
-    from llamafactory_ext.activation import show_progress
     from llamafactory_ext.launching import end_with
 
     try:
@@ -92,7 +118,6 @@ def begin_taught_stage(args: dict[str, Any]) -> dict[str, Any]:
         end_with(PTLError(f"{patches.TEACHER}: {error.errors()[0]['msg']}"))
     except PTLError as error:
         end_with(error)
-    show_progress()
     if spec.is_on:
         patches.enter_distillation(spec, spec.teacher)
     return {key: value for key, value in args.items() if key != patches.TEACHER}

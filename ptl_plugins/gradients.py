@@ -21,8 +21,10 @@ from transformers import PreTrainedModel
 
 from ptl_plugins.calibration import Batch
 
-LOGITS_PER_CHUNK = 2**25
-"""fp32 logits that exist at once: 128 MB, and about thrice that with their gradients."""
+LOGITS_PER_CHUNK = {"cpu": 2**22}
+"""fp32 logits that exist at once, by device: 16 MB, and about four times that with their gradients.
+"""
+LOGITS_PER_CHUNK_ELSEWHERE = 2**25
 
 
 @contextlib.contextmanager
@@ -116,7 +118,8 @@ def loss_gradient(model: PreTrainedModel, hidden: torch.Tensor, batch: Batch) ->
     targets = batch.input_ids.flatten()[rows + 1]
     states = hidden.flatten(0, 1)
     gradient = torch.zeros_like(states)
-    step = max(1, LOGITS_PER_CHUNK // _head(model).weight.shape[0])
+    at_once = LOGITS_PER_CHUNK.get(states.device.type, LOGITS_PER_CHUNK_ELSEWHERE)
+    step = max(1, at_once // _head(model).weight.shape[0])
     chunks = (torch.split(rows, step), torch.split(targets, step))
     for some, truth in zip(*chunks, strict=True):
         gradient[some] = _loss_gradient(model, states[some], truth)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptl_plugins.criteria import BACKWARD
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.protection import spare_protected
@@ -99,11 +100,13 @@ def _measured(cut: Cut, criterion: Criterion, scores: Scores, whose: str) -> NDA
     """Return the importance that `scores` give, checked."""
     import numpy as np
 
-    needed = [statistic.name for statistic in criterion.statistics]
-    if missing := [name for name in needed if name not in scores.statistics]:
+    missing = [s for s in criterion.statistics if s.name not in scores.statistics]
+    if missing:
+        option = " with --gradients" if any(s.site == BACKWARD for s in missing) else ""
         raise PruneError(
-            f"criterion '{cut.criterion}' needs the statistic '{missing[0]}', which {whose} do "
-            f"not hold (they hold {', '.join(sorted(scores.statistics)) or 'none'}); profile again"
+            f"criterion '{cut.criterion}' needs the statistic '{missing[0].name}', which {whose} "
+            f"do not hold (they hold {', '.join(sorted(scores.statistics)) or 'none'}); profile "
+            f"again{option}"
         )
     importance = np.asarray(criterion.importance(scores), dtype=np.float32)
     depth, width = scores.num_layers, scores.width

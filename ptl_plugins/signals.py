@@ -20,6 +20,7 @@ from ptl_plugins.criteria import BACKWARD, Site
 from ptl_plugins.families import Family
 from ptl_plugins.gradients import BackwardPass, differentiating
 from ptl_plugins.live import decoder, decoder_layers, evaluating, ffn_output
+from ptl_plugins.profile_model import hand_back_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,6 +96,8 @@ def _run_batch(decoder: nn.Module, batch: Batch, watch: _Watch) -> None:
     output = decoder(input_ids=batch.input_ids, attention_mask=watch.mask, use_cache=False)
     if watch.again is not None:
         watch.again.run(output.last_hidden_state, batch)
+        if batch.input_ids.device.type == "cpu":
+            hand_back_freed_memory()
 
 
 def real_tokens(batch: Batch) -> Tokens:

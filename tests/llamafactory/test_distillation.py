@@ -91,7 +91,8 @@ def test_every_round_tells_what_its_teacher_took(half):
 def test_the_loss_is_the_weighted_mean_of_both_parts(half):
     entry = history(half)[-1]
     mixed = (entry["ptl_cross_entropy"] + entry["ptl_kl"]) / 2
-    assert entry["loss"] == pytest.approx(mixed * 63 / 64, rel=0.02)  # labels are counted unshifted
+    # the Trainer divides by all labels, also the first of each 64, which is no target
+    assert entry["loss"] == pytest.approx(mixed * 63 / 64, rel=1e-3)
     assert entry["ptl_kl"] > 1e-3
 
 
@@ -127,7 +128,7 @@ def other_door(workplace):
 def test_a_stage_of_ptl_run_has_the_runs_original_as_its_teacher(workplace, other_door):
     done, _ = other_door
     folder = workplace.folder / "staged"
-    assert done.stderr.count("\nPTL: the teacher took") == 2
+    assert (done.stdout + done.stderr).count("PTL: the teacher took") == 2  # once a round
     found = [e for e in events(folder, "training_step") if "teacher_seconds" in e]
     assert [(e["round"], e["stage"], e["step"]) for e in found] == [(1, 0, 3), (2, 0, 3)]
     text = (folder / "round_02" / "stage_0" / "train.yaml").read_text()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 
 from llamafactory_ext.backend import stage_command
-from llamafactory_ext.taught_stage import begin_taught_stage, require_teachable, teacher_keys
+from llamafactory_ext.taught_stage import (
+    begin_taught_stage,
+    require_teachable,
+    sharding_problems,
+    teacher_keys,
+)
 from ptl_plugins.distillation.teacher_check import untaught
 from ptl_plugins.errors import PTLError
 from ptl_plugins.manager import build_manager, build_registry
@@ -50,6 +57,31 @@ def test_settings_that_change_the_loss_are_refused():
         PTLError, match=r"settings\.torch_compile: True: does not go with a teacher"
     ):
         require_teachable(stage(settings={"torch_compile": True}))
+
+
+ZERO_3 = {"zero_optimization": {"stage": 3}}
+SHARDED = {
+    "deepspeed": (ZERO_3, r"settings\.deepspeed: ZeRO-3: shards the weights"),
+    "fsdp": ("full_shard auto_wrap", r"settings\.fsdp: 'full_shard auto_wrap': shards the weights"),
+}
+
+
+@pytest.mark.parametrize("key", SHARDED)
+def test_a_stage_whose_weights_are_in_shards_is_refused_in_one_line(key):
+    value, wrong = SHARDED[key]
+    with pytest.raises(PTLError, match=wrong) as caught:
+        require_teachable(stage(settings={key: value}))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_a_deepspeed_file_of_zero_3_is_refused(tmp_path):
+    files = {level: tmp_path / f"zero{level}.json" for level in (2, 3)}
+    for level, path in files.items():
+        path.write_text(json.dumps({"zero_optimization": {"stage": level}}), encoding="utf-8")
+    assert sharding_problems({"deepspeed": str(files[2])}) == []
+    assert sharding_problems({"deepspeed": str(tmp_path / "none.json")}) == []
+    (problem,) = sharding_problems({"deepspeed": str(files[3])})
+    assert problem.startswith("deepspeed: ZeRO-3: ")
 
 
 def test_the_original_of_a_stage_is_the_runs_and_a_folder(tmp_path):

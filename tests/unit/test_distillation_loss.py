@@ -116,6 +116,19 @@ def test_a_student_that_is_its_teacher_has_exactly_no_loss_and_no_gradient(kind)
     assert len(gradients(student)) == len(dict(student.named_parameters()))
 
 
+def test_a_teacher_alone_draws_the_student_towards_it():
+    student, other = student_and_teacher("tied", dtype=torch.float32)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
+    divergences = []
+    for _ in range(20):
+        found = chunked(student, Teacher(other), 1.0)
+        (found.loss / found.num_targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        divergences.append(float(found.divergence))
+    assert divergences[-1] < divergences[0] / 2
+
+
 def test_the_size_of_the_chunks_changes_nothing():
     student, other = student_and_teacher("tied")
     losses = {chunked(student, Teacher(other), 0.4, rows=r).loss.item() for r in (1, 7, 999)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptl_plugins.calibration import Batch, Batches, group_by_length, pad
+from ptl_plugins.calibration import Batch, Batches, pad
 from ptl_plugins.criteria import Statistic, needed_statistics
 from ptl_plugins.criteria.activation import ABS_MAX, ABS_SUM, SQUARE_SUM
 from ptl_plugins.criteria.layer_change import L2_SUM
@@ -380,26 +380,3 @@ def test_an_outside_statistic_of_two_signals_is_gathered(registry):
     assert shapes == [((35, 32), (35, 32))] * 5
     expected = (by_hand("llama")["after"] - by_hand("llama")["before"]).abs().amax(dim=(1, 2))
     np.testing.assert_allclose(scores.statistics["mine"], expected.numpy(), rtol=1e-4)
-
-
-def test_groups_keep_the_budget_and_lose_no_sequence():
-    groups = list(group_by_length([*SEQUENCES, []], batch_tokens=20))
-    assert sorted(map(len, (s for g in groups for s in g))) == [1, 4, 4, 9, 17]
-    assert all(len(g) == 1 or len(g) * max(map(len, g)) <= 20 for g in groups)
-    assert [len(g) for g in groups] == [1, 2, 2]
-
-
-def test_a_sequence_longer_than_the_budget_is_a_group_of_its_own():
-    assert list(group_by_length([[1] * 9, [1]], batch_tokens=4)) == [[[1] * 9], [[1]]]
-
-
-def test_batches_are_a_sequence_that_is_made_anew_each_time():
-    made = Batches([*SEQUENCES, []], batch_tokens=20, device=CPU)
-    assert [batch.attention_mask.sum(dim=1).tolist() for batch in made] == [[17], [9, 4], [4, 1]]
-    assert (len(made), len(made), made[1].input_ids.shape) == (3, 3, (2, 9))
-    assert torch.equal(made[1].input_ids, made[1].input_ids)
-    assert made[1].input_ids is not made[1].input_ids
-    with pytest.raises(IndexError):
-        made[3]
-    with pytest.raises(TypeError, match="one at a time"):
-        made[0:2]

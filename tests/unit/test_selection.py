@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptl_plugins.criteria import StatisticCriterion
+from ptl_plugins.criteria.taylor import TAYLOR
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.plan_check import require_uniform
@@ -396,6 +397,15 @@ def test_an_importance_may_be_whatever_numpy_takes_for_an_array():
 def test_a_selector_that_gives_no_count_is_refused():
     with pytest.raises(PruneError, match="selector 'none' gave no count"):
         plan_of(scores_of(np.ones((2, 6), np.float32)), cut(selector="none"))
+
+
+def test_scores_without_gradients_are_told_how_to_get_them():
+    registry = Registry()
+    registry.criteria.add("taylor", TAYLOR)
+    scores = scores_of(array([[1, 2, 3]]))
+    cut = Cut(unit="neuron", criterion="taylor", selector="count", amount=1)
+    with pytest.raises(PruneError, match=r"'neuron_taylor_sum'.*; profile again with --gradients$"):
+        choose([cut], scores, registry, original=geometry_of(scores))
 
 
 def test_choosing_imports_no_torch():

@@ -18,7 +18,7 @@ from ptl_plugins.criteria.activation import ABS_SUM
 from ptl_plugins.criteria.layer_change import L2_SUM
 from ptl_plugins.criteria.taylor import TAYLOR, TAYLOR_SUM
 from ptl_plugins.families import find_family
-from ptl_plugins.profiling import profile
+from ptl_plugins.profiling import NoJournal, profile
 from ptl_plugins.ranks import SingleProcess
 from ptl_plugins.second_moments import MomentFolder
 from ptl_plugins.testing import TINY, tiny_model
@@ -107,7 +107,7 @@ def test_batches_by_token_budget_give_the_same_scores(registry, budget):
 def test_logits_exist_for_a_chunk_of_the_tokens_at_a_time(registry, monkeypatch, name, rows):
     model, seen = tiny_model(name), []
     model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
-    monkeypatch.setattr(gradients, "LOGITS_PER_CHUNK", 256 * rows)
+    monkeypatch.setitem(gradients.LOGITS_PER_CHUNK, "cpu", 256 * rows)
     importance = TAYLOR.importance(run(registry, model, of_size(5)))
     assert (max(seen), sum(seen)) == (rows, 35 - 5), "the last token of a sequence has no target"
     np.testing.assert_allclose(importance, reference(name), rtol=2e-4, atol=1e-8)
@@ -257,6 +257,34 @@ def test_the_graph_of_a_batch_is_gone_when_the_next_one_runs(registry):
     finally:
         gc.enable()
     assert alive == [0] * 5
+
+
+def tensor_ids():
+    """Return the live tensors that Python knows, and that have an element."""
+    gc.collect()
+    return {id(o) for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and o.numel()}
+
+
+def test_nothing_of_a_batch_is_held_when_it_is_done(registry):
+    """The number of live tensors after a batch is the same after the first and after the fifth."""
+
+    class Counting(NoJournal):
+        def batch_done(self, done, total, tallies):
+            alive.append(len(tensor_ids() - before))
+
+    class Noted(Batches):
+        def __getitem__(self, index):
+            batch = super().__getitem__(index)
+            taken.append(weakref.ref(batch.input_ids))
+            held.append(sum(ref() is not None for ref in taken[:-1]))
+            return batch
+
+    model, alive, taken, held = tiny_model("gemma2"), [], [], []
+    batches, before = Noted(SEQUENCES, batch_tokens=1, device=CPU), tensor_ids()
+    run(registry, model, batches, (TAYLOR_SUM, ABS_SUM, L2_SUM), journal=Counting())
+    assert len(alive) == 5
+    assert len(set(alive)) == 1, alive
+    assert max(held) <= 1, "the one before, until its name is given to the next"
 
 
 def test_the_graph_of_one_layer_exists_at_a_time(registry):
