@@ -160,7 +160,7 @@ def hand_back_freed_memory() -> None:
     Blocks of a backward pass do not fit into the place of those of another batch's shape: with
     four layers of SmolLM2 and 128 MB of logits at once the process grew to 13.7 GB over 33 batches,
     0.5 GB of it in use. Handed back after each batch, and with 16 MB, it was 1.6 GB over 27. What
-    still grows is oneDNN's: its kernels for each new shape of a batch (9 MB), the last 1024.
+    still grows, about 9 MB with each new shape of a batch, is oneDNN's cache of kernels.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library

@@ -18,8 +18,8 @@ def shape_problems(settings: GrpoStageModel, model: StageModel) -> Iterator[str]
     if any(shape.sliced_from is not None for shape in model.shapes):
         yield (
             "backend: the rollout cannot load a sliced model: its architecture (model_type "
-            "ptl_sliced) is in the checkpoint's own code, which neither vLLM nor SGLang has; "
-            "remove this stage, or the phase of unit 'hidden'"
+            "ptl_sliced) is in the checkpoint's own code, which neither vLLM nor SGLang has and "
+            "no rollout of a GRPO stage runs; remove this stage, or the phase of unit 'hidden'"
         )
         return
     parallel = settings.tensor_parallel

@@ -60,6 +60,7 @@ def ptl_select(ctx: RoundContext, scores: Scores) -> PrunePlan | None:
     if not _slices(ctx):
         return None
     from ptl_plugins.schedule import num_removed
+    from ptl_plugins.slicegpt.growth import growth_note
     from ptl_plugins.types import CutRequest, PrunePlan
 
     (cut,) = ctx.spec.cuts
@@ -69,6 +70,8 @@ def ptl_select(ctx: RoundContext, scores: Scores) -> PrunePlan | None:
     )
     removed = num_removed(request, ctx.registry)
     assert removed is not None, "the plan of the run has refused such a selector"
+    if note := growth_note(present, present.sliced(present.hidden - removed)):
+        ctx.log.say(f"round {ctx.spec.index}: {note}")
     return PrunePlan(
         num_layers=scores.num_layers,
         width=scores.width,
@@ -132,5 +135,6 @@ def _provenance(ctx: RoundContext, subject: Subject, plan: PrunePlan) -> dict[st
     before = untouched(num_layers=plan.num_layers, width=plan.width)
     if (path := subject.path / FILE).is_file():
         before = Provenance.from_json(json.loads(path.read_text(encoding="utf-8")))
-    how = {**how_it_was_cut(ctx.spec.cuts, refit=False, protected=0), "hidden": plan.new_hidden}
+    how = how_it_was_cut(ctx.spec.cuts, refit=False, protected=0)
+    how["hidden"] = [ctx.original.hidden, plan.new_hidden]
     return before.after(plan, {"model": str(subject.path)}, how).to_json()

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from ptl_plugins.durable import write_json
 from ptl_plugins.shards import INDEX_FILE, SINGLE_FILE
 
-SHARD_BYTES = 4 * 2**30
+SHARD_BYTES = 2**29
+"""What waits in memory to be written is one file; a larger tensor has a file of its own."""
 METADATA = {"format": "pt"}
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from ptl_plugins.run import run_recipe
 from ptl_plugins.slicegpt import sliced_checkpoint
 from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
 
+PROJECT = Path(__file__).parents[2]
 SETTINGS = {
     "use_cpu": True,
     "bf16": True,
@@ -87,13 +89,20 @@ def test_a_run_slices_measures_recovers_and_records(start, tmp_path, caplog):
     assert record["num_parameters"] == model.num_parameters()
     assert record["pruned"]["metrics"]["cot_loss"] > 0
     (entry,) = json.loads((folder / "ptl_pruning.json").read_text("utf-8"))["history"]
-    assert (entry["hidden"], entry["criteria"]) == (24, {"hidden": "slicegpt"})
+    assert (entry["hidden"], entry["criteria"]) == ([32, 24], {"hidden": "slicegpt"})
     assert {"LICENSE", "tokenizer.json", "modeling_ptl_sliced.py"} <= {
         path.name for path in folder.iterdir()
     }
     said = caplog.text
     assert "round 1: sliced in " in said
     assert "whose activations took" in said
+    assert "makes the model larger" not in said
+
+
+def test_a_run_whose_slicing_makes_the_model_larger_says_so(start, caplog):
+    caplog.set_level("INFO")
+    start(schedule=[{**RECIPE["schedule"][0], "amount": 0}], evaluate={}, recover=[])
+    assert "round 1: slicing the hidden size 32 to 32 makes the model larger, " in caplog.text
 
 
 @pytest.mark.parametrize("phases", [[], [{"unit": "neuron", "amount": 8}]])
@@ -150,9 +159,9 @@ def test_what_fails_leaves_nothing(start, tmp_path, monkeypatch):
     assert names == {"plan.json", "scores.safetensors"}
 
 
-def ptl(folder, *words):
+def ptl(folder, *words, **more):
     """Run `ptl`, whose stages find the modules of remote code in the test's folder."""
-    env = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1", **more}
     command = [sys.executable, *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -176,3 +185,31 @@ def test_llamafactory_recovers_and_lm_eval_measures_a_sliced_model(tmp_path, fam
     measured = ptl(tmp_path, "-c", LM_EVAL, str(folder))
     assert "LOGLIKELIHOODS [-" in measured
     assert "ANSWER ['" in measured
+
+
+MODES = {
+    "gemma2": {"ddp_backend": "gloo"},
+    "llama": {"deepspeed": str(PROJECT / "recipes" / "paper" / "zero2.json")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)  # DeepSpeed may build an operator first
+@pytest.mark.parametrize("family", MODES)
+def test_two_processes_recover_a_sliced_model_under_ddp_and_zero_2(tmp_path, family):
+    write_tiny_checkpoint(tmp_path / "model", family)
+    write_tiny_corpus(tmp_path / "data")
+    settings = {**SETTINGS, **MODES[family]}
+    stage = {"backend": "llamafactory", "settings": settings, "launch": {"processes": 2}}
+    recipe = {**RECIPE, "recover": [stage], "evaluate": {}, "keep": {"intermediate": True}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    ptl(tmp_path, "-m", "ptl_plugins", "run", "r.yaml", DS_ACCELERATOR="cpu")
+    folder = tmp_path / "out" / "round_01"
+    log = (folder / "stage_0" / "train.log").read_text("utf-8")
+    assert "world size: 2" in log
+    assert "(w. parallel, distributed & accumulation) = 2" in log
+    cut, trained = (load_file(folder / name / "model.safetensors") for name in ("pruned", "model"))
+    name = "model.layers.4.mlp_shortcut.weight"
+    assert cut.keys() == trained.keys()
+    assert not torch.equal(cut[name], trained[name])
+    assert all(tensor.isfinite().all() for tensor in trained.values())

@@ -106,6 +106,7 @@ def test_only_the_logits_asked_for_are_made(slice_tiny):
     assert torch.allclose(last, whole[:, -2:], atol=1e-5)
 
 
+@pytest.mark.timeout(240)
 def test_a_fresh_process_loads_and_saves_it_by_the_checkpoints_own_code(slice_tiny, tmp_path):
     pair = slice_tiny("gemma2")
     env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PTL_AUTOLOAD": "0"}
@@ -149,6 +150,7 @@ def test_what_it_cannot_do_is_said(slice_tiny):
         model.generate(tokens(1, 8), max_new_tokens=4, cache_implementation="static")
 
 
+@pytest.mark.timeout(180)
 def test_without_trust_it_is_not_loaded_outside_ptl(slice_tiny, tmp_path):
     pair = slice_tiny("llama")
     program = (

@@ -1,0 +1,78 @@
+"""Stages behind the slicing: what LLaMA-Factory needs, and why GRPO cannot follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamafactory_ext.backend import LlamaFactory
+from ptl_plugins.geometry import geometry
+from ptl_plugins.manager import build_manager, build_registry
+from ptl_plugins.stage_types import ModelChecker, StageModel, StageSpec
+from ptl_plugins.testing import tiny_model
+
+GRPO = {
+    "verl": [{"rollout": "vllm"}, {"rollout": "sglang"}, {"rollout": "hf_cpu"}],
+    "easyr1": [{}],
+}
+
+
+@pytest.fixture
+def shapes(registry):
+    """Return the shapes of a round that cuts neurons and of one that slices."""
+    dense = geometry(tiny_model("llama").config.to_dict(), registry.families.get("llama"))
+    return dense.after(width=40, num_layers=dense.num_layers), dense.sliced(24)
+
+
+def asked(shapes):
+    return StageModel(config={"model_type": "llama"}, folder=Path("nowhere"), shapes=shapes)
+
+
+def found(shapes, **settings):
+    """Return what the backend finds, line by line."""
+    stage = StageSpec(backend="llamafactory", settings=settings)
+    return (LlamaFactory().check_model(stage, asked(shapes)) or "").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "is missing"),
+        ({"trust_remote_code": False}, "False"),
+        ({"trust_remote_code": "true"}, "'true'"),
+    ],
+)
+def test_a_sliced_model_is_trained_only_where_its_user_trusts_its_code(shapes, given, told):
+    (line,) = found(shapes, **given)
+    assert line.startswith(f"settings.trust_remote_code: {told}: a sliced model (unit 'hidden')")
+    assert "set trust_remote_code: true" in line
+
+
+@pytest.mark.parametrize("attention", ["fa2", "fa3"])
+def test_flash_attention_is_refused_before_the_slicing_and_not_after(shapes, attention):
+    (line,) = found(shapes, trust_remote_code=True, flash_attn=attention)
+    assert line.startswith(f"settings.flash_attn: '{attention}': a sliced model (unit 'hidden')")
+
+
+def test_a_trusted_stage_is_fine_and_one_before_the_slicing_needs_no_trust(shapes):
+    assert found(shapes, trust_remote_code=True, flash_attn="sdpa") == []
+    assert found(shapes[:1], flash_attn="fa2") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [(name, each) for name, all_ in GRPO.items() for each in all_]
+)
+def test_grpo_on_a_sliced_model_is_refused_by_both_backends(shapes, name, settings, tmp_path):
+    problems = tmp_path / "p.jsonl"
+    problems.write_text(json.dumps({"problem": "1 + 1?", "answer": "2"}) + "\n", encoding="utf-8")
+    keys = {"problems": {"path": str(problems)}, "chat_template": "plain_chat", **settings}
+    if name == "easyr1":
+        keys["home"] = str(tmp_path)
+    backend = build_registry(build_manager()).backends.get(name)
+    assert isinstance(backend, ModelChecker)
+    stage = StageSpec(backend=name, settings=keys)
+    (line,) = backend.check_model(stage, asked(shapes)).splitlines()
+    assert line.startswith("backend: the rollout cannot load a sliced model: its architecture")
+    assert "sliced" not in (backend.check_model(stage, asked(shapes[:1])) or "")
