@@ -58,7 +58,7 @@ def _by_parts(
     recipe = session.plan.recipe
     where = f"{recipe.source}: dataset: '{rest[0].dataset}'"
     try:
-        documents = cut_documents(len(dataset), len(recipe.rounds), seed=recipe.seed)
+        documents = cut_documents(len(dataset), session.plan.weights, seed=recipe.seed)
     except PTLError as error:
         raise PTLError(f"{where}: {error}") from error
     parts = [dataset.select(indices) for indices in documents]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llamafactory_ext.dataset_info import check_datasets
+from llamafactory_ext.learning_rate import schedule_problems
 from ptl_plugins.distillation.teacher_check import teacher_problems
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.recipe import RecipeSource, read_section
@@ -92,6 +93,8 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         problems.insert(0, str(error).removeprefix(f"{source.path}: "))
     if section is not None and section.distill and section.distill.is_on:
         problems += distillation_problems(source.keys)
+    if section is not None and section.learning_rate_schedule == "run":
+        problems += schedule_problems(source.keys)
     if not problems and source.thorough:
         assert section is not None
         check_datasets(source.path, source.keys)
@@ -121,6 +124,8 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         stages=(StageSpec(backend="llamafactory", settings=settings),),
         evaluation=section.evaluation,
         distill=section.distill,
+        tokens=section.tokens,
+        learning_rate_schedule=section.learning_rate_schedule,
         text=source.text,
     )
 

@@ -24,6 +24,13 @@ from llamafactory_ext.engine import (
 )
 from llamafactory_ext.history import merged_history
 from llamafactory_ext.launching import end_with
+from llamafactory_ext.learning_rate import (
+    StepSpan,
+    kept_scheduler_settings,
+    move_on,
+    require_steps,
+    step_span,
+)
 from ptl_plugins import hookimpl
 from ptl_plugins.checkpoint import save_live
 from ptl_plugins.durable import copy_files
@@ -47,6 +54,9 @@ def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
     class RoundsTrainer(base):  # type: ignore[misc, valid-type]
         """`train()` is the whole loop; `save_model()` puts the last round's model in place."""
 
+        step_span: StepSpan | None = None
+        """Of the round in training; None: its learning rate has a schedule of its own."""
+
         def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> TrainOutput:
             """Run every round that is not finished yet; PTL resumes by itself."""
             rounds = TrainedRounds(self, session, train_once=super().train)
@@ -54,6 +64,17 @@ def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
                 return rounds.run()
             except PTLError as error:
                 end_with(error)
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            """Return the round's schedule: its own, or its stretch of that of the whole run."""
+            span, is_new = self.step_span, self.lr_scheduler is None
+            with kept_scheduler_settings(self.args):
+                if span is None or not is_new:
+                    return super().create_scheduler(num_training_steps, optimizer)
+                require_steps(span, num_training_steps)
+                scheduler = super().create_scheduler(span.total, optimizer)
+            move_on(scheduler, span.before)
+            return scheduler
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             """Evaluate; after the last round there is no engine, and none is needed."""
@@ -125,6 +146,7 @@ class TrainedRounds:
         assert self.session.parts is not None
         assert subject.model is not None
         rows = self.session.parts.rows[index - 1]
+        cast("Any", trainer).step_span = self._step_span(index)
         release_engine(trainer)
         with main_first(ctx.ranks) as main:
             if main:  # logs of a try that was cut short would mix with this one's
@@ -146,6 +168,13 @@ class TrainedRounds:
         release_engine(trainer)
         self._save(ctx, subject)
         return subject
+
+    def _step_span(self, round_index: int) -> StepSpan | None:
+        """Return a round's steps among those of the run, where one schedule spans them all."""
+        if self.session.plan.recipe.learning_rate_schedule == "round":
+            return None
+        assert self.session.parts is not None
+        return step_span(self.session.parts.rows, round_index, self.trainer.args)
 
     @property
     def _corpus(self) -> Any:

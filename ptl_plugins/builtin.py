@@ -12,6 +12,7 @@ from ptl_plugins.criteria.output_change import (
 from ptl_plugins.criteria.released import RELEASED
 from ptl_plugins.criteria.taylor import TAYLOR
 from ptl_plugins.criteria.wanda_structured import WANDA_STRUCTURED
+from ptl_plugins.evaluators.divergence_task import Divergence
 from ptl_plugins.evaluators.lm_eval import LmEval
 from ptl_plugins.evaluators.task import ChainOfThought
 from ptl_plugins.families.gemma2 import GEMMA2
@@ -50,5 +51,6 @@ def ptl_register(registry: Registry) -> None:
     registry.selectors.add(PARAMETERS.name, PARAMETERS)
     registry.selectors.add(FLOPS.name, FLOPS)
     registry.evaluators.add("chain_of_thought", ChainOfThought())
+    registry.evaluators.add("divergence", Divergence())
     registry.evaluators.add("lm_eval", LmEval())
     registry.evaluators.add("speed", Speed())

@@ -60,13 +60,20 @@ def _head(ready: PreparedRun, finished: int) -> Iterator[str]:
     yield _line(
         "model", f"{recipe.model} ({ready.plan.family.name}): {_shape(ready.plan.original)}"
     )
-    yield _line("data", f"{recipe.data.path}: {len(parts[0])} texts in each of {len(parts)} parts")
+    yield _line("data", f"{recipe.data.path}: {_parts(parts)}")
     state = f"goes on; rounds finished and kept: {finished} of {len(parts)}"
     yield _line("run folder", f"{run.path}: {state if run.records() else 'starts anew'}")
     if not run.records():
         names = (MANIFEST, CORPUS, EVENTS, LOCK_FILE, OWNER_FILE)
         yield from (_line("write", run.path / name) for name in names)
     yield ""
+
+
+def _parts(parts: Sequence[Sequence[str]]) -> str:
+    sizes = [len(part) for part in parts]
+    if len(set(sizes)) == 1:
+        return f"{sizes[0]} texts in each of {len(parts)} parts"
+    return f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]} texts in {len(parts)} parts"
 
 
 def _round(ctx: RoundContext, planned: PlannedRound, model: Path) -> Iterator[str]:

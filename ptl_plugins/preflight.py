@@ -12,6 +12,7 @@ from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.model_config import config_path, read_config
 from ptl_plugins.registry import Registry
 from ptl_plugins.schedule import PlannedRound, plan_rounds
+from ptl_plugins.shares import part_weights
 from ptl_plugins.slicegpt.refusals import why_not_sliced
 from ptl_plugins.stage_types import ModelChecker, StageModel, StageSpec
 from ptl_plugins.types import Recipe
@@ -25,6 +26,8 @@ class Plan:
     family: Family
     original: Geometry
     rounds: tuple[PlannedRound, ...]
+    weights: tuple[int, ...]
+    """Of the rounds' parts of the corpus: a part's share is its weight over their sum."""
 
 
 def plan_run(recipe: Recipe, registry: Registry) -> Plan:
@@ -61,7 +64,11 @@ def plan_run(recipe: Recipe, registry: Registry) -> Plan:
         raise RecipeError(f"{where}: {section}schedule: {error}") from error
     if refusal := why_not_sliced(recipe, family, config):
         raise RecipeError(f"{where}: {section}schedule: {refusal}")
-    plan = Plan(recipe=recipe, family=family, original=original, rounds=rounds)
+    try:
+        weights = part_weights(recipe, original, registry)
+    except PTLError as error:
+        raise RecipeError(f"{where}: {section}tokens: {error}") from error
+    plan = Plan(recipe=recipe, family=family, original=original, rounds=rounds, weights=weights)
     _require_stages_fit(plan, config, registry)
     return plan
 

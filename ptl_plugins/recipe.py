@@ -23,9 +23,11 @@ from ptl_plugins.types import (
     DistillSpec,
     EvaluationSpec,
     EvaluationTask,
+    LearningRateSchedule,
     ProtectSpec,
     Refit,
     RoundSpec,
+    Tokens,
 )
 
 
@@ -54,6 +56,8 @@ class Section:
     calibration: CalibrationSpec
     evaluation: EvaluationSpec
     distill: DistillSpec | None
+    tokens: Tokens
+    learning_rate_schedule: LearningRateSchedule
 
 
 def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
@@ -105,6 +109,8 @@ def resolve(model: SectionModel) -> Section:
             before_recovery=model.evaluate.before_recovery,
         ),
         distill=DistillSpec(**model.distill.model_dump()) if model.distill else None,
+        tokens=model.tokens,
+        learning_rate_schedule=model.learning_rate_schedule,
     )
 
 

@@ -11,7 +11,7 @@ import pydantic
 
 from ptl_plugins.amounts import read_amount
 from ptl_plugins.schedule import Order
-from ptl_plugins.types import Refit
+from ptl_plugins.types import LearningRateSchedule, Refit, Tokens
 
 STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -120,6 +120,12 @@ class SectionModel(_Strict):
     """What is cut, in how many rounds: a list of phases, at least one."""
     order: Order = "listed"
     """In which order the rounds of the phases come."""
+    tokens: Tokens = "equal"
+    """How the documents are shared among the rounds: equally, by the parameters that each round
+    removes, or half of them for the last round and equally among the others."""
+    learning_rate_schedule: LearningRateSchedule = "round"
+    """What warm-up and decay of the learning rate span: each round, or all rounds of the run
+    (LLaMA-Factory with a `ptl:` section alone)."""
     family: str | None = None
     """The model's family, a name of `ptl ls families`; unset, found by its model_type."""
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] | None = None

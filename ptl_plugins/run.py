@@ -82,7 +82,7 @@ def prepare_run(
     require_space(plan, run)
     check_unfinished(recipe, registry, run)
     original = model_folder(recipe.model)
-    corpus = read_corpus(recipe, original)
+    corpus = read_corpus(recipe, original, plan.weights)
     RunFolder(recipe.run_folder, writes=False).require_corpus(corpus.digest())
     start = RoundContext(
         spec=RoundSpec(index=0, cuts=()),

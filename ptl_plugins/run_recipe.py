@@ -113,7 +113,8 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         model = RunModel.model_validate(dict(source.keys))
     except pydantic.ValidationError as error:
         raise _refused(source, explain(error, RunModel, prefix="")) from None
-    problems = section_problems(model, source) + _idle_phases(model)
+    problems = section_problems(model, source) + _schedule_over_processes(model)
+    problems += _idle_phases(model)
     for index, stage in enumerate(model.recover):
         problems += _stage_problems(f"recover.{index}", _stage(stage), source.registry)
     if problems:
@@ -142,7 +143,19 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         data=DataSpec(**model.data.model_dump()),
         keep=KeepSpec(**model.keep.model_dump()),
         distill=section.distill,
+        tokens=section.tokens,
     )
+
+
+def _schedule_over_processes(model: RunModel) -> list[str]:
+    """Return one line where a learning rate's schedule shall span what no one process trains."""
+    if model.learning_rate_schedule == "round":
+        return []
+    return [
+        f"learning_rate_schedule: '{model.learning_rate_schedule}': each stage of ptl run is a "
+        "process of its own, which knows its own steps alone; use round, or llamafactory-cli "
+        "train with a ptl: section"
+    ]
 
 
 def _idle_phases(model: RunModel) -> list[str]:

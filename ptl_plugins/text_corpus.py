@@ -48,13 +48,16 @@ class TextCorpus:
         return hashlib.sha256(repr(self.parts).encode()).hexdigest()
 
 
-def read_corpus(recipe: Recipe, model: Path) -> TextCorpus:
+def read_corpus(recipe: Recipe, model: Path, weights: Sequence[int]) -> TextCorpus:
     """Read the recipe's corpus, shuffle it once by its seed and cut it into parts.
 
-    The tokenizer is that of the checkpoint `model`.
+    Args:
+        recipe: whose corpus.
+        model: the checkpoint whose tokenizer it is.
+        weights: of the rounds' parts, from `ptl_plugins.shares`.
 
     Raises:
-        PTLError: it cannot be read, or has fewer texts than there are rounds.
+        PTLError: it cannot be read, or has too few texts for each round to get one.
     """
     from transformers import AutoTokenizer
 
@@ -70,7 +73,7 @@ def read_corpus(recipe: Recipe, model: Path) -> TextCorpus:
     except PTLError as error:  # its text names the data already
         raise PTLError(f"{recipe.source}: {error}") from error
     try:
-        documents = cut_documents(len(texts), len(recipe.rounds), seed=recipe.seed)
+        documents = cut_documents(len(texts), weights, seed=recipe.seed)
     except PTLError as error:
         raise PTLError(f"{recipe.source}: data '{data.path}': {error}") from error
     parts = tuple(tuple(texts[index] for index in part) for part in documents)

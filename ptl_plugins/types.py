@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 Unit = Literal["neuron", "layer", "hidden"]
 Refit = Literal["ridge", "none"]
+Tokens = Literal["equal", "proportional", "final"]
+"""How the documents of a corpus are shared among the rounds (`ptl_plugins.shares`)."""
+LearningRateSchedule = Literal["round", "run"]
+"""Whether the learning rate's schedule is over each round or over all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +167,9 @@ class Recipe:
     keep: KeepSpec = field(default_factory=KeepSpec)
     distill: DistillSpec | None = None
     """The teacher of the stages that can have one; None: they train on the texts alone."""
+    tokens: Tokens = "equal"
+    learning_rate_schedule: LearningRateSchedule = "round"
+    """Of the training framework's own door, which trains all rounds in one process."""
 
     def stages_in(self, round_index: int) -> tuple[StageSpec, ...]:
         """Return the recovery stages of a round, in order."""

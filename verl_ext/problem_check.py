@@ -21,7 +21,7 @@ def data_problems(settings: GrpoStageModel) -> list[str]:
     path = Path(settings.problems.path).expanduser()
     if path.exists() or path.suffix in SUFFIXES:
         try:
-            round_problems(settings.problems, round_index=1, num_rounds=1, seed=0)
+            round_problems(settings.problems, round_index=1, weights=(1,), seed=0)
         except PTLError as error:
             found.append(f"settings.problems: {error}")
     try:

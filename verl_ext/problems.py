@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.shares import part_weights
 from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.text_data import read_rows
 from ptl_plugins.types import RoundContext
@@ -31,49 +32,51 @@ class Problem:
 def stage_problems(
     ctx: RoundContext, stage: StageSpec, settings: GrpoStageModel
 ) -> tuple[Problem, ...]:
-    """Return the problems of a stage's round: there are as many parts as rounds that have it.
+    """Return the problems of a stage's round: the rounds that have it share them.
 
     Raises:
-        PTLError: as from `round_problems`, or a part does not fill one step.
+        PTLError: as from `round_problems`, or one round's part does not fill a step.
     """
     first, last = stage.rounds or (1, len(ctx.recipe.rounds))
-    problems = round_problems(
-        settings.problems,
-        round_index=ctx.spec.index - first + 1,
-        num_rounds=last - first + 1,
-        seed=ctx.recipe.seed,
-    )
-    if len(problems) < settings.grpo.prompts_per_step:
+    weights = part_weights(ctx.recipe, ctx.original, ctx.registry, among=(first, last))
+    parts = _parts(settings.problems, weights, seed=ctx.recipe.seed)
+    if (fewest := min(map(len, parts))) < settings.grpo.prompts_per_step:
         raise PTLError(
             f"settings.grpo.prompts_per_step: {settings.grpo.prompts_per_step} is more than the "
-            f"{len(problems)} problems of a round's part of '{settings.problems.path}', and the "
+            f"{fewest} problems of a round's part of '{settings.problems.path}', and the "
             "frameworks drop a step that is not full; give more problems, or fewer a step"
         )
-    return problems
+    return parts[ctx.spec.index - first]
 
 
 def round_problems(
-    spec: ProblemsModel, *, round_index: int, num_rounds: int, seed: int
+    spec: ProblemsModel, *, round_index: int, weights: Sequence[int], seed: int
 ) -> tuple[Problem, ...]:
-    """Return the problems of a round; the parts are equal and do not overlap.
+    """Return the problems of a round; the parts do not overlap.
 
     Args:
         spec: where they are.
         round_index: from 1.
-        num_rounds: of the run.
+        weights: of the parts, one per round.
         seed: of the shuffle before the cut.
 
     Raises:
-        PTLError: they cannot be read, lack a column, or are fewer than the rounds.
+        PTLError: they cannot be read, lack a column, or are too few for each round to get one.
     """
+    return _parts(spec, weights, seed=seed)[round_index - 1]
+
+
+def _parts(
+    spec: ProblemsModel, weights: Sequence[int], *, seed: int
+) -> tuple[tuple[Problem, ...], ...]:
     from ptl_plugins.parts import cut_documents
 
     problems = _read(spec)
     try:
-        parts = cut_documents(len(problems), num_rounds, seed=seed)
+        parts = cut_documents(len(problems), weights, seed=seed)
     except PTLError as error:
         raise PTLError(f"problems '{spec.path}': {error}") from error
-    return tuple(problems[index] for index in parts[round_index - 1])
+    return tuple(tuple(problems[index] for index in part) for part in parts)
 
 
 @functools.lru_cache(maxsize=2)

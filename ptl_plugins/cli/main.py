@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "doctor",
     "train-llamafactory": "train_llamafactory",
     "quickstart": "quickstart",
+    "miniature": "miniature",
     "report": "report",
 }
 """Subcommand -> its module in this package, in the order of the help."""

@@ -81,15 +81,31 @@ def plan_rows(planned: Plan, disk: DiskPlan, *, tokens: int | None = None) -> li
         tokens: if given, `flops` of a row is the paper's count of so many tokens.
     """
     original, number = planned.original, len(planned.rounds)
-    none: dict[str, Any] = {"data_part": None, "disk_bytes": 0, "disk_peak_bytes": 0}
+    none: dict[str, Any] = {
+        "data_part": None,
+        "data_share": None,
+        "disk_bytes": 0,
+        "disk_peak_bytes": 0,
+    }
     rows = [{"round": 0, "cut": "original", **_shape(original, original, tokens), **none}]
-    for planned_round, bytes_ in zip(planned.rounds, disk.rounds, strict=True):
+    for planned_round, bytes_, weight in zip(
+        planned.rounds, disk.rounds, planned.weights, strict=True
+    ):
         spec = planned_round.spec
         shape = _shape(planned_round.geometry, original, tokens)
-        part = f"{spec.index}/{number}"
+        part, share = f"{spec.index}/{number}", weight / sum(planned.weights)
         cut = " + ".join(map(_cut, spec.cuts)) or "none"
         taken = {"disk_bytes": bytes_.after, "disk_peak_bytes": bytes_.peak}
-        rows.append({"round": spec.index, "cut": cut, **shape, "data_part": part, **taken})
+        rows.append(
+            {
+                "round": spec.index,
+                "cut": cut,
+                **shape,
+                "data_part": part,
+                "data_share": share,
+                **taken,
+            }
+        )
     return rows
 
 
@@ -129,8 +145,17 @@ def _print_table(planned: Plan, rows: list[dict[str, Any]], tokens: int | None) 
     for row in rows:
         shape = _cells(row, planned.original) if row["width"] else unknown
         taken = show_bytes(row["disk_bytes"]) if row["round"] else "-"
-        table.add_row(str(row["round"]), row["cut"], *shape, row["data_part"] or "-", taken)
+        part = _part(row, planned)
+        table.add_row(str(row["round"]), row["cut"], *shape, part, taken)
     Console().print(table)
+
+
+def _part(row: dict[str, Any], planned: Plan) -> str:
+    """Return which part of the corpus a round has, and its share of the texts if they differ."""
+    if not row["round"]:
+        return "-"
+    differ = len(set(planned.weights)) > 1
+    return f"{row['data_part']}: {row['data_share']:.1%}" if differ else str(row["data_part"])
 
 
 def _cells(row: dict[str, Any], original: Geometry) -> list[str]:

@@ -22,6 +22,8 @@ LOGITS_PER_CHUNK = 2**25
 """fp32 logits of one model that exist at once: 128 MB, whatever the vocabulary."""
 IGNORED = -100
 """The label of a token that is no target."""
+SOFT_CAPS = ("final_logit_softcapping", "logit_softcap")
+"""Keys of the soft cap: of Gemma, and of a sliced model."""
 
 TeacherLogits = Callable[[slice], torch.Tensor]
 """Gives the teacher's logits of a range of targets."""
@@ -53,9 +55,10 @@ class Sums:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """Return the head of a causal language model."""
+    """Return the head of a causal language model, a sliced one's too."""
     module = cast("nn.Module", model.get_output_embeddings())
-    return Head(module=module, cap=getattr(model.config, "final_logit_softcapping", None))
+    caps = (getattr(model.config, key, None) for key in SOFT_CAPS)
+    return Head(module=module, cap=next((cap for cap in caps if cap is not None), None))
 
 
 def targets_of(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -107,25 +107,47 @@ def load_teacher(
     Raises:
         PTLError: it cannot be loaded, is not on that device, or has another vocabulary.
     """
+    name = spec.model(original)
+    try:
+        model = load_beside(student, name, device=spec.device or device, dtype=spec.dtype)
+    except PTLError as error:
+        raise PTLError(f"distill.teacher: {error}") from error
+    _require_same_vocabulary(name, model, student)
+    return Teacher(model)
+
+
+def load_beside(
+    model: PreTrainedModel, name: str, *, device: torch.device | str, dtype: str | None = None
+) -> PreTrainedModel:
+    """Load a checkpoint that works beside a live model, with the attention that this one has.
+
+    Args:
+        model: the live model.
+        name: the checkpoint's folder, or a name of the hub.
+        device: where the checkpoint goes.
+        dtype: a name of torch; None: as it is stored.
+
+    Raises:
+        PTLError: it cannot be loaded, or not onto that device.
+    """
     from transformers import AutoModelForCausalLM
 
     from ptl_plugins.model_config import model_folder
+    from ptl_plugins.slicegpt.auto_classes import register_sliced_models
 
-    name = spec.model(original)
-    attention = student.config._attn_implementation
+    folder = model_folder(name)
+    register_sliced_models()
+    attention = model.config._attn_implementation
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            model_folder(name), dtype=spec.dtype or "auto", attn_implementation=attention
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", attn_implementation=attention
         )
-        model = model.to(torch.device(spec.device) if spec.device else device)
+        return cast("PreTrainedModel", loaded.to(torch.device(device)))
     except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
-        where = f" on device '{spec.device}'" if spec.device else ""
         why = str(error).strip().splitlines()
         raise PTLError(
-            f"distill.teacher: '{name}' cannot be loaded{where}: {why[0] if why else error!r}"
+            f"'{name}' cannot be loaded on device '{device}': {why[0] if why else error!r}"
         ) from error
-    _require_same_vocabulary(name, model, student)
-    return Teacher(cast("PreTrainedModel", model))
 
 
 def _require_same_vocabulary(name: str, teacher: PreTrainedModel, student: PreTrainedModel) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ptl_plugins.calibration import group_by_length, pad
+from ptl_plugins.distillation.loss import head_of
 from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators.worked_answer import Document, Problem, encode, step_spans
 
@@ -124,14 +125,11 @@ def _count_batch(model: Any, batch: Sequence[Document]) -> ChainOfThoughtCounts:
 
 def _judge(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
     """Return the summed loss in nats and bool [targets], for `hidden` [targets, hidden size]."""
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    head = model.get_output_embeddings()
-    rows = max(1, LOGITS_PER_CHUNK // head.weight.shape[0])
+    head = head_of(model)
+    rows = max(1, LOGITS_PER_CHUNK // len(model.get_output_embeddings().weight))
     total, right = 0.0, [torch.zeros(0, dtype=torch.bool, device=targets.device)]
     for states, truth in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
         logits = head(states).float()
-        if cap is not None:
-            logits = torch.tanh(logits / cap) * cap
         chosen = logits.gather(1, truth[:, None]).squeeze(1)
         total += float((logits.logsumexp(1) - chosen).double().sum())
         right.append(logits.argmax(1) == truth)

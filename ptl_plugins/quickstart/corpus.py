@@ -16,9 +16,11 @@ from typing import Any
 
 from ptl_plugins import durable
 from ptl_plugins.errors import PTLError
+from ptl_plugins.quickstart.other_text import write_other_text
 from ptl_plugins.quickstart.prompt import document
 
 DATASET = "gsm_symbolic"
+NUM_OTHER_TEXTS = 256
 SEEDS_PER_PART = 10**9
 """Item i of a reasoning-gym set is drawn from seed + i: neighbouring seeds give the same items."""
 ITEMS_PER_DRAW = 1000
@@ -35,15 +37,16 @@ CURRENCY = str.maketrans("", "", "$\u00a3\u20ac,")
 
 
 def write_corpus(folder: Path, *, num_training: int, num_held_out: int, seed: int) -> None:
-    """Write `train.jsonl`, `held_out.jsonl` and LLaMA-Factory's `dataset_info.json`.
+    """Write training and held-out problems, text of another kind and `dataset_info.json`.
 
-    A training row is `{"text"}`, a held-out row `{"question", "answer", "result"}` with the
-    result as a string; `prompt(question) + answer` has the format of the training text. The same
+    A row of `train.jsonl` is `{"text"}`, one of `held_out.jsonl` `{"question", "answer",
+    "result"}` with the result as a string; `prompt(question) + answer` has the format of the
+    training text. A row of `other_text.jsonl` is `{"text"}`, prose that nothing trains on. The same
     arguments give the same bytes; every file appears whole or not at all. No question occurs
     twice, in whatever file, and the held-out rows do not depend on `num_training`.
 
     Raises:
-        PTLError: a number is negative, or reasoning-gym is missing.
+        PTLError: a number is negative, or reasoning-gym or Python's help topics are missing.
     """
     for name, value in [("training", num_training), ("held-out", num_held_out), ("seed", seed)]:
         if value < 0:
@@ -60,6 +63,7 @@ def write_corpus(folder: Path, *, num_training: int, num_held_out: int, seed: in
     )
     columns = {DATASET: {"file_name": "train.jsonl", "columns": {"prompt": "text"}}}
     durable.write_json(folder / "dataset_info.json", columns)
+    write_other_text(folder, number=NUM_OTHER_TEXTS, seed=seed)
 
 
 def clean(item: dict[str, Any]) -> dict[str, str] | None:

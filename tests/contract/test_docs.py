@@ -115,7 +115,7 @@ def test_a_keys_documented_default_is_the_codes(key):
 
 
 def test_the_allowed_words_of_a_key_are_documented():
-    for key in ("schedule[].unit", "order", "refit"):
+    for key in ("schedule[].unit", "order", "refit", "tokens", "learning_rate_schedule"):
         words = get_args(KEYS[key].annotation)
         row = next(r for r in read("recipes.md").splitlines() if r.startswith(f"| `{key}`"))
         assert words

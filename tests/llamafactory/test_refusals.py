@@ -96,6 +96,22 @@ CASES = {
         {"dataset": "tini"},
         "dataset: 'tini' is not in data/dataset_info.json (did you mean 'tiny'?); available: tiny",
     ),
+    "shares that only the scores tell": (
+        {"ptl": section(tokens="proportional", schedule=phase(selector="threshold", amount=0.1))},
+        "ptl.tokens: 'proportional' shares by the parameters that each round removes, but of round "
+        "1 only the scores can tell (selector 'threshold'); use equal or final",
+    ),
+    "one schedule of the losses": (
+        {"ptl": section(learning_rate_schedule="run"), "lr_scheduler_type": "reduce_lr_on_plateau"},
+        "lr_scheduler_type: 'reduce_lr_on_plateau': follows the losses of one training and cannot",
+    ),
+    "one schedule beside deepspeed's": (
+        {
+            "ptl": section(learning_rate_schedule="run"),
+            "deepspeed": {"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLR"}},
+        },
+        "has a scheduler of its own",
+    ),
     "no rounds": ({"ptl": section(schedule=[])}, "ptl.schedule: "),
     "evaluation data": (
         {"ptl": section(evaluate={"tasks": [{"evaluator": "chain_of_thought", "data": "no"}]})},
@@ -189,6 +205,19 @@ def test_more_rounds_than_documents_is_refused_before_training(workplace):
     workplace.write("wrong.yaml", recipe(output_dir="refused", max_samples=2))
     done = workplace.run("llamafactory-cli", "train", "wrong.yaml", code=2)
     one_line_and_nothing_written(workplace, done, "the corpus has 2 documents for 3 rounds")
+
+
+@pytest.mark.timeout(120)
+def test_a_part_without_documents_is_refused_before_training(workplace):
+    """8 of 48 neurons in one round and 1 in the other two: of 9 documents 0.9 is none."""
+    schedule = [{"unit": "neuron", "amount": 8}, {"unit": "neuron", "amount": 1, "rounds": 2}]
+    keys = recipe(
+        output_dir="refused", max_samples=9, ptl=section(tokens="proportional", schedule=schedule)
+    )
+    workplace.write("wrong.yaml", keys)
+    done = workplace.run("llamafactory-cli", "train", "wrong.yaml", code=2)
+    expected = "tokens: part 2 of 3 would have none of 9 documents: its share is 0.1"
+    one_line_and_nothing_written(workplace, done, expected)
 
 
 @pytest.mark.timeout(120)

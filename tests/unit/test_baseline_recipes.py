@@ -110,7 +110,7 @@ def backend_of(model):
 
 def documents_seen(plan, num_documents, epochs):
     """Return how many documents all rounds together train on, each epoch counted."""
-    parts = cut_documents(num_documents, len(plan.rounds), seed=0)
+    parts = cut_documents(num_documents, plan.weights, seed=0)
     assert len(plan.rounds) == plan.rounds[-1].spec.index
     return sum(len(part) for part in parts) * epochs
 

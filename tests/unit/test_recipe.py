@@ -54,6 +54,7 @@ def test_the_defaults_are_what_hurt_least(read):
     ]
     assert (section.family, section.seed, section.multiple_of) == (None, None, 1)
     assert (section.refit, section.protect) == ("ridge", None)
+    assert (section.tokens, section.learning_rate_schedule) == ("equal", "round")
     assert section.calibration == CalibrationSpec(
         num_sequences=128, max_length=None, batch_tokens=4096
     )
@@ -69,6 +70,7 @@ def test_every_key_reaches_the_section(read, tmp_path):
              "amount": 0.1, "rounds": 2},
             {"unit": "layer", "criterion": "last", "amount": 1},
         ],
+        tokens="proportional", learning_rate_schedule="run",
         order="layer_then_neuron", family="qwen2", seed=7, multiple_of=64, refit="none",
         protect={"data": "a/corpus", "top": 9, "column": "body", "num_sequences": 5},
         calibration={"num_sequences": 3, "max_length": 9, "batch_tokens": 11},
@@ -81,6 +83,7 @@ def test_every_key_reaches_the_section(read, tmp_path):
     assert [spec.cuts for spec in section.rounds] == [(layer,), (first,), (neuron,)]
     assert (section.family, section.seed, section.multiple_of) == ("qwen2", 7, 64)
     assert section.refit == "none"
+    assert (section.tokens, section.learning_rate_schedule) == ("proportional", "run")
     assert section.protect == ProtectSpec(data="a/corpus", top=9, column="body", num_sequences=5)
     assert section.calibration == CalibrationSpec(num_sequences=3, max_length=9, batch_tokens=11)
     (task,) = section.evaluation.tasks
@@ -96,6 +99,14 @@ def test_every_key_reaches_the_section(read, tmp_path):
         (
             {"calibration": {"num_sequence": 1}},
             "calibration.num_sequence: unknown key (did you mean 'num_sequences'?)",
+        ),
+        (
+            {"tokens": "all"},
+            "tokens: 'all' should be 'equal', 'proportional' or 'final'",
+        ),
+        (
+            {"learning_rate_schedule": "runs"},
+            "learning_rate_schedule: 'runs' should be 'round' or 'run'",
         ),
         ({"evaluate": {"evry": 1}}, "evaluate.evry: unknown key (did you mean 'every'?)"),
         (

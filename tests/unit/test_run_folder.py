@@ -121,6 +121,11 @@ def test_the_number_of_processes_may_not_change(begun, make_recipe):
     ("change", "told"),
     [
         ({"seed": 1}, "seed: 0 -> 1"),
+        ({"tokens": "final"}, "tokens: 'equal' -> 'final'"),
+        (
+            {"learning_rate_schedule": "run"},
+            "learning_rate_schedule: 'round' -> 'run'",
+        ),
         ({"model": "b/model"}, "model: 'a/model' -> 'b/model'"),
         (
             {"stages": (StageSpec(backend="fake", settings={"learning_rate": 2.0, "x": 1}),)},

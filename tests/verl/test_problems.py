@@ -24,9 +24,15 @@ def write(path, number, **more):
 def parts(path, number, seed=0):
     spec = ProblemsModel(path=str(path))
     return [
-        round_problems(spec, round_index=index + 1, num_rounds=number, seed=seed)
+        round_problems(spec, round_index=index + 1, weights=(1,) * number, seed=seed)
         for index in range(number)
     ]
+
+
+def context(index, *, num_rounds=5, tokens="equal"):
+    recipe = SimpleNamespace(rounds=(None,) * num_rounds, seed=0, tokens=tokens)
+    spec = SimpleNamespace(index=index)
+    return SimpleNamespace(recipe=recipe, spec=spec, original=None, registry=None)
 
 
 @given(number=st.integers(1, 7), seed=st.integers(0, 5))
@@ -62,13 +68,13 @@ def test_numbers_are_answers_and_rows_without_one_are_left_out(tmp_path):
 def test_a_column_that_is_not_there_is_one_line(tmp_path, keys, line):
     spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 3)), **keys)
     with pytest.raises(PTLError, match=line):
-        round_problems(spec, round_index=1, num_rounds=1, seed=0)
+        round_problems(spec, round_index=1, weights=(1,), seed=0)
 
 
 def test_fewer_problems_than_rounds_are_refused(tmp_path):
     spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 2)))
     with pytest.raises(PTLError, match="2 documents for 3 rounds"):
-        round_problems(spec, round_index=1, num_rounds=3, seed=0)
+        round_problems(spec, round_index=1, weights=(1, 1, 1), seed=0)
 
 
 def test_verls_rows_hold_the_rendered_prompt_and_the_answer(tmp_path):
@@ -116,8 +122,7 @@ def test_a_part_that_fills_no_step_is_refused_with_the_key(tmp_path):
     grpo = GrpoModel(prompts_per_step=4, mini_batch=4)
     settings = GrpoStageModel(problems=spec, grpo=grpo)
     stage = StageSpec(backend="verl", settings={}, rounds=(2, 4))
-    recipe = SimpleNamespace(rounds=(None,) * 4, seed=0)
-    ctx = SimpleNamespace(recipe=recipe, spec=SimpleNamespace(index=3))
+    ctx = context(3, num_rounds=4)
     with pytest.raises(PTLError, match="prompts_per_step: 4 is more than the 2 problems"):
         stage_problems(ctx, stage, settings)
 
@@ -126,8 +131,26 @@ def test_a_stage_of_some_rounds_has_a_part_for_each_of_them(tmp_path):
     spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 9)))
     settings = GrpoStageModel(problems=spec, grpo=GrpoModel(prompts_per_step=1, mini_batch=1))
     stage = StageSpec(backend="verl", settings={}, rounds=(2, 4))
-    recipe = SimpleNamespace(rounds=(None,) * 5, seed=0)
-    rounds = [SimpleNamespace(recipe=recipe, spec=SimpleNamespace(index=i)) for i in (2, 3, 4)]
-    found = [stage_problems(ctx, stage, settings) for ctx in rounds]
+    found = [stage_problems(context(index), stage, settings) for index in (2, 3, 4)]
     assert [len(part) for part in found] == [3, 3, 3]
     assert len({problem.question for part in found for problem in part}) == 9
+
+
+def test_the_rounds_of_a_stage_share_its_problems_as_the_recipe_says(tmp_path):
+    """The last round that has the stage gets half, though it is not the last of the run."""
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 12)))
+    settings = GrpoStageModel(problems=spec, grpo=GrpoModel(prompts_per_step=1, mini_batch=1))
+    stage = StageSpec(backend="verl", settings={}, rounds=(2, 4))
+    rounds = [context(index, tokens="final") for index in (2, 3, 4)]
+    found = [stage_problems(ctx, stage, settings) for ctx in rounds]
+    assert [len(part) for part in found] == [3, 3, 6]
+    assert len({problem.question for part in found for problem in part}) == 12
+
+
+def test_the_part_of_a_later_round_that_fills_no_step_is_told_in_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("verl_ext.problems.part_weights", lambda *args, **keys: (5, 1))
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 12)))
+    settings = GrpoStageModel(problems=spec, grpo=GrpoModel(prompts_per_step=4, mini_batch=4))
+    stage = StageSpec(backend="verl", settings={}, rounds=(1, 2))
+    with pytest.raises(PTLError, match="prompts_per_step: 4 is more than the 2 problems"):
+        stage_problems(context(1), stage, settings)

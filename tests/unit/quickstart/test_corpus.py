@@ -59,7 +59,7 @@ def test_a_held_out_question_that_turns_up_in_training_is_dropped(tmp_path, monk
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(folder, tmp_path):
     for name, seed in [("same", 7), ("other", 8)]:
         corpus.write_corpus(tmp_path / name, num_training=300, num_held_out=60, seed=seed)
-    for file in ("train.jsonl", "held_out.jsonl", "dataset_info.json"):
+    for file in ("train.jsonl", "held_out.jsonl", "other_text.jsonl", "dataset_info.json"):
         assert (tmp_path / "same" / file).read_bytes() == (folder / file).read_bytes()
     other = {row["text"] for row in rows_of(tmp_path / "other" / "train.jsonl")}
     # reasoning-gym gives neighbouring seeds the same items, moved by one.
@@ -85,6 +85,7 @@ def test_llamafactory_finds_the_training_file(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
         "dataset_info.json",
         "held_out.jsonl",
+        "other_text.jsonl",
         "train.jsonl",
     ]
 

@@ -43,8 +43,9 @@ def stage(tmp_path):
 
 
 def context(index=1, num_rounds=2):
-    recipe = SimpleNamespace(seed=42, rounds=(None,) * num_rounds)
-    return SimpleNamespace(spec=SimpleNamespace(index=index), recipe=recipe)
+    recipe = SimpleNamespace(seed=42, rounds=(None,) * num_rounds, tokens="equal")
+    spec = SimpleNamespace(index=index)
+    return SimpleNamespace(spec=spec, recipe=recipe, original=None, registry=None)
 
 
 def job_of(stage, folder, **keys):

@@ -158,8 +158,9 @@ def test_a_stage_trains_and_its_shards_become_the_model(num_ranks, on_cpu, tmp_p
     )
     assert backend.check(stage) is None
     assert backend.check_thoroughly(stage) is None
-    recipe = SimpleNamespace(seed=7, rounds=(None,))
-    ctx = SimpleNamespace(spec=SimpleNamespace(index=1), recipe=recipe)
+    recipe = SimpleNamespace(seed=7, rounds=(None,), tokens="equal")
+    spec = SimpleNamespace(index=1)
+    ctx = SimpleNamespace(spec=spec, recipe=recipe, original=None, registry=None)
     job = backend.job(ctx, stage, model, tmp_path / "stage")
 
     assert run(job) == 0, job.command.log.read_text(encoding="utf-8")[-3000:]

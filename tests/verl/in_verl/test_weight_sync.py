@@ -63,7 +63,7 @@ def facts(tmp_path):
         seed=1,
     )
     problems = ProblemsModel(path=str(tmp_path / "problems.jsonl"))
-    rows = verl_rows(round_problems(problems, round_index=1, num_rounds=1, seed=0), prompt)
+    rows = verl_rows(round_problems(problems, round_index=1, weights=(1,), seed=0), prompt)
     facts.train.parent.mkdir(parents=True)
     facts.train.write_text(rows, encoding="utf-8")
     facts.validation.write_text(rows, encoding="utf-8")
