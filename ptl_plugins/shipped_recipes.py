@@ -8,6 +8,8 @@ import ptl_plugins
 
 BASELINES = ("shortgpt", "slicegpt", "prune_once", "control")
 """How the file names of the baselines' recipes end."""
+STUDY = "study.yaml"
+"""A file of this name runs the recipes beside it: `ptl study`."""
 SCHEMA = "schema.json"
 """The file beside them that tells editors which keys a recipe has."""
 MODELINE = "# yaml-language-server:"
@@ -22,9 +24,14 @@ def recipes_folder() -> Path:
 
 
 def describe_recipes() -> list[tuple[str, str]]:
-    """Return the path below `recipes` of each shipped yaml, and its first comment line."""
+    """Return the path below `recipes` of each shipped recipe, and its first comment line."""
     folder = recipes_folder()
-    return [(str(p.relative_to(folder)), _first_comment(p)) for p in sorted(folder.rglob("*.yaml"))]
+    return [(str(path.relative_to(folder)), _first_comment(path)) for path in recipe_files()]
+
+
+def recipe_files() -> list[Path]:
+    """Return every shipped recipe: all yaml files but the studies."""
+    return sorted(path for path in recipes_folder().rglob("*.yaml") if path.name != STUDY)
 
 
 def describe_baselines() -> list[tuple[str, str, str]]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "quickstart": "quickstart",
     "miniature": "miniature",
     "report": "report",
+    "study": "study",
 }
 """Subcommand -> its module in this package, in the order of the help."""
 

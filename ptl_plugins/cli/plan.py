@@ -14,6 +14,7 @@ from ptl_plugins.disk_plan import DiskPlan, plan_disk
 from ptl_plugins.disk_sizes import show_bytes
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.preflight import Plan
+from ptl_plugins.slicegpt.growth import growth_notes, hidden_of_original
 from ptl_plugins.types import Cut
 
 MOST_TOKENS = 10**15
@@ -65,11 +66,16 @@ def plan(
         typer.echo(json.dumps(rows, indent=1))
     else:
         _print_table(planned, rows, tokens)
+        for row in rows:
+            if row["note"]:
+                typer.echo(f"round {row['round']}: {row['note']}")
         typer.echo(f"disk: {disk}")
 
 
-SHAPE = ("layers", "width", "parameters", "non_embedding", "flops_ratio")
+SHAPE = ("layers", "width", "hidden", "parameters", "non_embedding", "flops_ratio")
 HEADINGS = ("round", "cut", "layers", "width", "parameters", "non-embedding", "FLOPs")
+HIDDEN_COLUMN = HEADINGS.index("parameters")
+"""Where the hidden size stands in a plan that slices."""
 
 
 def plan_rows(planned: Plan, disk: DiskPlan, *, tokens: int | None = None) -> list[dict[str, Any]]:
@@ -86,7 +92,9 @@ def plan_rows(planned: Plan, disk: DiskPlan, *, tokens: int | None = None) -> li
         "data_share": None,
         "disk_bytes": 0,
         "disk_peak_bytes": 0,
+        "note": None,
     }
+    notes = growth_notes(original, planned.rounds)
     rows = [{"round": 0, "cut": "original", **_shape(original, original, tokens), **none}]
     for planned_round, bytes_, weight in zip(
         planned.rounds, disk.rounds, planned.weights, strict=True
@@ -104,6 +112,7 @@ def plan_rows(planned: Plan, disk: DiskPlan, *, tokens: int | None = None) -> li
                 "data_part": part,
                 "data_share": share,
                 **taken,
+                "note": notes.get(spec.index),
             }
         )
     return rows
@@ -120,6 +129,7 @@ def _shape(geometry: Geometry | None, original: Geometry, tokens: int | None) ->
     shape = {
         "layers": geometry.num_layers,
         "width": geometry.width,
+        "hidden": geometry.hidden,
         "parameters": geometry.num_parameters,
         "non_embedding": geometry.non_embedding,
         "flops_ratio": round(ratio, 4),
@@ -139,15 +149,27 @@ def _print_table(planned: Plan, rows: list[dict[str, Any]], tokens: int | None) 
             "paper's count, without attention over the context; T is 10^12"
         )
         table.caption_justify = "left"
-    for heading in (*HEADINGS, *of_tokens, "data", "disk"):
+    hidden = _hidden_cells(planned)
+    headings = [*HEADINGS, *of_tokens, "data", "disk"]
+    if any(hidden):
+        headings.insert(HIDDEN_COLUMN, "hidden")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "cut" else "right")
     unknown = ["by scores", *["-"] * (4 + len(of_tokens))]
-    for row in rows:
+    for row, sliced in zip(rows, hidden, strict=True):
         shape = _cells(row, planned.original) if row["width"] else unknown
         taken = show_bytes(row["disk_bytes"]) if row["round"] else "-"
-        part = _part(row, planned)
-        table.add_row(str(row["round"]), row["cut"], *shape, part, taken)
+        cells = [str(row["round"]), row["cut"], *shape, _part(row, planned), taken]
+        if any(hidden):
+            cells.insert(HIDDEN_COLUMN, sliced or str(row["hidden"] or "-"))
+        table.add_row(*cells)
     Console().print(table)
+
+
+def _hidden_cells(planned: Plan) -> list[str | None]:
+    """Return the hidden size of each row where slicing has changed it; else None."""
+    shapes = [planned.original, *(each.geometry for each in planned.rounds)]
+    return [hidden_of_original(shape) if shape else None for shape in shapes]
 
 
 def _part(row: dict[str, Any], planned: Plan) -> str:

@@ -15,10 +15,10 @@ from ptl_plugins import shipped_recipes
 from ptl_plugins.recipe_models import PhaseModel, SectionModel
 from ptl_plugins.recipe_schema import recipe_schema, schema_text
 from ptl_plugins.run_recipe import RunModel
-from ptl_plugins.shipped_recipes import SCHEMA, describe_recipes, recipes_folder
+from ptl_plugins.shipped_recipes import SCHEMA, describe_recipes, recipe_files, recipes_folder
 
 FILE = recipes_folder() / SCHEMA
-RECIPES = sorted(recipes_folder().rglob("*.yaml"))
+RECIPES = recipe_files()
 WRITTEN = json.loads(FILE.read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft7Validator(WRITTEN)
 

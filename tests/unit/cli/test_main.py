@@ -12,7 +12,7 @@ from .conftest import invoke
 
 COMMANDS = (
     "run", "plan", "validate", "ls", "profile", "prune", "report", "doctor", "train-llamafactory",
-    "quickstart",
+    "quickstart", "miniature", "study",
 )  # fmt: skip
 
 

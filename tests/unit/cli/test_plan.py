@@ -59,9 +59,9 @@ def test_plan_says_where_only_the_scores_will_tell(write, monkeypatch):
     )
     path = write(**keys)
     rows = json.loads(invoke("plan", path, "--json").stdout)
-    unknown = ("layers", "width", "parameters", "non_embedding", "flops_ratio")
+    unknown = ("layers", "width", "hidden", "parameters", "non_embedding", "flops_ratio")
     assert [[row[key] is None for key in unknown] for row in rows] == [
-        [False] * 5, [False] * 5, [True] * 5, [True] * 5, [True] * 5,
+        [False] * 6, [False] * 6, [True] * 6, [True] * 6, [True] * 6,
     ]  # fmt: skip
     assert rows[2]["cut"] == "0.25 (threshold) neuron by output_change"
     lines = [line for line in invoke("plan", path).stdout.splitlines() if " by " in line]
@@ -83,6 +83,85 @@ def test_plan_shows_a_large_amount_as_it_was_written(write, ptl):
     assert code == 2
     assert "round 1 would remove nothing: parameters 1.5B comes to none" in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Write a recipe of `ptl run` with these phases, for the tiny model's config."""
+
+    def recipe(*phases, **keys):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+        facts = {
+            "model": str(tmp_path / "model"),
+            "run_dir": str(tmp_path / "out"),
+            "data": {"path": "texts.jsonl"},
+            "schedule": list(phases),
+        }
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump({**facts, **keys}), encoding="utf-8")
+        return path
+
+    return recipe
+
+
+def hidden(amount):
+    return {"unit": "hidden", "selector": "count", "amount": amount}
+
+
+def test_plan_tells_the_hidden_size_where_it_is_sliced(write_run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    path = write_run({"unit": "neuron", "amount": 8}, hidden(16))
+    rows = json.loads(invoke("plan", path, "--json").stdout)
+    assert [row["hidden"] for row in rows] == [32, 32, 16]
+    assert [row["note"] for row in rows] == [None] * 3, "it shrinks"
+    text = invoke("plan", path).stdout
+    assert [line.count(" 16 of 32 ") for line in text.splitlines() if " by " in line] == [0, 1]
+    assert " hidden " in text
+    unsliced = invoke("plan", write_run({"unit": "neuron", "amount": 8})).stdout
+    assert " hidden " not in unsliced
+
+
+def test_plan_tells_where_slicing_makes_the_model_larger(write_run, monkeypatch):
+    """Larger than the round before left it, though smaller than the original."""
+    monkeypatch.setenv("COLUMNS", "160")
+    path = write_run({"unit": "neuron", "amount": 40}, hidden(1))
+    rows = json.loads(invoke("plan", path, "--json").stdout)
+    assert rows[1]["parameters"] < rows[2]["parameters"]
+    assert [row["note"] is None for row in rows] == [True, True, False]
+    assert rows[2]["note"].startswith("slicing the hidden size 32 to 31 makes the model larger, ")
+    assert f"round 2: {rows[2]['note']}" in invoke("plan", path).stdout.splitlines()
+
+
+def test_plan_of_slicing_behind_a_threshold_knows_no_hidden_size(write_run):
+    by_scores = {"unit": "neuron", "selector": "threshold", "amount": 0.25}
+    rows = json.loads(invoke("plan", write_run(by_scores, hidden(1)), "--json").stdout)
+    assert [(row["hidden"], row["note"]) for row in rows] == [(32, None), *[(None, None)] * 2]
+
+
+@pytest.mark.parametrize("units", [["layer"], ["hidden"], ["layer", "none"]])
+@pytest.mark.parametrize("command", ["plan", "validate"])
+def test_a_protect_set_of_a_recipe_that_cuts_no_neurons_is_refused(
+    write_run, ptl, command, units, tmp_path
+):
+    phases = [{"unit": unit, **({} if unit == "none" else {"amount": 1})} for unit in units]
+    keys = {"protect": {"data": "a/corpus", "top": 2}, "recover": [{"backend": "llamafactory"}]}
+    path = write_run(*phases, **keys)
+    code, out, err = ptl(command, path)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"ptl: {path}: protect: keeps neurons from being cut, but no phase of the schedule cuts "
+        "neurons; remove protect, or add a phase of unit 'neuron'\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_protect_set_in_a_section_that_cuts_no_neurons_is_refused(write, ptl):
+    keys = schedule({"unit": "layer", "amount": 1}, protect={"data": "a/corpus", "top": 2})
+    path = write(**keys)
+    code, _, err = ptl("plan", path)
+    assert code == 2
+    assert err.startswith(f"ptl: {path}: ptl.protect: keeps neurons from being cut, but no phase")
 
 
 def test_validate_names_every_good_recipe(write):

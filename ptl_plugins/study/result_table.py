@@ -1,0 +1,149 @@
+"""A table of a study: a row for each run, its values over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from ptl_plugins.report.document import Section, Table, number_columns, text_column
+from ptl_plugins.report.formats import MISSING, duration, parameters, ratio
+from ptl_plugins.report.metrics import Metric
+from ptl_plugins.report.runs import Run
+from ptl_plugins.study.cells import count_cell, difference_cell, spread_cell
+from ptl_plugins.study.models import Axis
+from ptl_plugins.study.records import SeedResult
+from ptl_plugins.study.results import StudyResults, original_values, places_on
+from ptl_plugins.study.spread import paired, spread
+from ptl_plugins.study.study_types import RunsTable
+
+ORIGINAL = "(original)"
+TRAINED: dict[Axis, str] = {
+    "documents": "documents",
+    "tokens": "tokens",
+    "final_tokens": "tokens at\nfinal size",
+    "steps": "steps",
+}
+"""How much a run trained on, and the headings."""
+HOW_TO_READ = (
+    "Values are of the last round's model: the mean over the seeds that are finished, +- the "
+    "sample standard deviation (none of one seed; bars in the plots). pp: percentage points.",
+    "to NAME: the difference to the control of this name, the mean over the seeds that both have, "
+    "+- the standard deviation of these differences. Training alone changes what is measured: "
+    "what a cut cost shows beside the control, not beside the original.",
+    "FLOPs: per token, relative to the original.",
+    "documents: of the parts that the recoveries were given; tokens and steps: what they trained "
+    "on, all rounds together; tokens at final size: in the rounds whose model has the size of the "
+    "last; ~: a mean of seeds that differ; -: not on record.",
+    "time: all steps of all rounds, the recovery included, without the programs' start.",
+)
+
+
+def result_section(results: StudyResults, table: RunsTable) -> Section:
+    """Return the section of a table of runs."""
+    metrics = results.metrics(table.runs, table.metrics)
+    control = _control(results, table)
+    headings = [heading for metric in metrics for heading in _headings(metric, control)]
+    columns = (
+        text_column("run"),
+        *number_columns("seeds", "rounds", "parameters", "FLOPs", *headings, *TRAINED.values()),
+        *number_columns("time"),
+    )
+    rows = [_row(results, name, metrics, control) for name in table.runs]
+    if original := _original_row(results.finished(table.runs), metrics, control):
+        rows.insert(0, original)
+    block = Table(columns=columns, rows=tuple(rows))
+    notes = tuple(_notes(results, table, metrics))
+    return Section(heading=table.title, blocks=(block,), notes=notes)
+
+
+def _control(results: StudyResults, table: RunsTable) -> str | None:
+    """Return the control's name where there is something to hold against it."""
+    control = results.study.control
+    if control is None or not results.finished([control]) or set(table.runs) == {control}:
+        return None
+    return control
+
+
+def _headings(metric: Metric, control: str | None) -> list[str]:
+    return [metric.name, f"to {control}"] if control else [metric.name]
+
+
+def _row(
+    results: StudyResults, name: str, metrics: Sequence[Metric], control: str | None
+) -> tuple[str, ...]:
+    found = results.results[name]
+    runs = results.finished([name])
+    return (
+        name,
+        str(len(runs)) if len(runs) == len(found) else f"{len(runs)} of {len(found)}",
+        count_cell([len(run.rounds) for run in runs]),
+        _parameters(runs),
+        _flops(runs),
+        *(cell for metric in metrics for cell in _cells(results, name, metric, control)),
+        *(_trained_cell(axis, found, len(runs)) for axis in TRAINED),
+        _time(runs),
+    )
+
+
+def _cells(results: StudyResults, name: str, metric: Metric, control: str | None) -> Iterator[str]:
+    values = results.values(name, metric)
+    yield spread_cell(metric, spread([values[seed] for seed in sorted(values)]))
+    if control == name:
+        yield MISSING
+    elif control:
+        yield difference_cell(metric, paired(values, results.values(control, metric)))
+
+
+def _parameters(runs: Sequence[Run]) -> str:
+    sizes = [run.last.num_parameters for run in runs if run.last]
+    if not sizes:
+        return MISSING
+    same = len(set(sizes)) == 1
+    return parameters(sizes[0]) if same else f"~{parameters(round(fmean(sizes)))}"
+
+
+def _flops(runs: Sequence[Run]) -> str:
+    found = [run.flops.get(run.last.round) for run in runs if run.last]
+    known = [value for value in found if value is not None]
+    return ratio(fmean(known)) if known and len(known) == len(found) else MISSING
+
+
+def _trained_cell(axis: Axis, found: Sequence[SeedResult], num_finished: int) -> str:
+    places = places_on(axis, found)
+    return count_cell(places) if len(places) == num_finished else MISSING
+
+
+def _time(runs: Sequence[Run]) -> str:
+    totals = [sum(sum(record.seconds.values()) for record in run.records) for run in runs]
+    return duration(fmean(totals), fmean(totals)) if totals else MISSING
+
+
+def _original_row(
+    runs: Sequence[Run], metrics: Sequence[Metric], control: str | None
+) -> tuple[str, ...] | None:
+    """Return the row of the model before pruning, where all runs start from the same."""
+    sizes = {run.original.num_parameters for run in runs if run.original}
+    values = [original_values(runs, metric) for metric in metrics]
+    if len(sizes) != 1 or any(len(found) > 1 for found in values):
+        return None
+    cells = [
+        cell
+        for metric, found in zip(metrics, values, strict=True)
+        for cell in (spread_cell(metric, spread(found)), *([MISSING] if control else []))
+    ]
+    empty = [MISSING] * len(TRAINED)
+    return (ORIGINAL, MISSING, "0", parameters(*sizes), ratio(1.0), *cells, *empty, MISSING)
+
+
+def _notes(results: StudyResults, table: RunsTable, metrics: Sequence[Metric]) -> Iterator[str]:
+    yield from table.notes
+    if absent := sorted(set(table.metrics or ()) - {metric.name for metric in metrics}):
+        yield f"No finished run recorded {', '.join(absent)}."
+    yield from missing_notes(results, table.runs)
+
+
+def missing_notes(results: StudyResults, names: Sequence[str]) -> Iterator[str]:
+    """Yield what the numbers lack: runs that failed, are not finished or have not run."""
+    for result in results.of(names):
+        if result.missing:
+            yield f"NOT in the numbers: {result.name}, seed {result.seed}: {result.missing}."
