@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export KMP_BLOCKTIME := 0
 
-.PHONY: install install-dev lint test schema quickstart clean
+.PHONY: install install-dev lint test schema quickstart reproduce-mini clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -41,6 +41,14 @@ schema: install
 
 quickstart: install
 	$(BIN)/ptl quickstart
+
+# hours on two cores; what was started is carried on
+reproduce-mini: install
+	$(BIN)/pip install --quiet --editable ".[eval]"
+	$(BIN)/ptl miniature --out mini
+	$(BIN)/ptl study recipes/mini/study.yaml --folder mini/runs
+	$(BIN)/ptl study recipes/mini/study.yaml --folder mini/runs --record mini/results
+	$(BIN)/ptl study recipes/mini/study.yaml --from mini/results --page mini/results/page.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
