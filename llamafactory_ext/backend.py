@@ -71,8 +71,8 @@ class LlamaFactory:
         return check_settings(stage.python or sys.executable, {**ours, **stage.settings})
 
     def check_model(self, stage: StageSpec, model: StageModel) -> str | None:
-        """Return what keeps the stage from training a shape of the run, or None."""
-        if all(shape.sliced_from is None for shape in model.shapes):
+        """Return what keeps the stage from training a model of the run, or None."""
+        if not model.sliced:
             return None
         return "\n".join(f"settings.{line}" for line in sliced_problems(stage.settings)) or None
 

@@ -207,11 +207,12 @@ class TrainedRounds:
 
 
 def describe(subject: Subject) -> dict[str, int]:
-    """Return layers, width and parameters of a live model."""
+    """Return layers, width, hidden size and parameters of a live model."""
     assert subject.model is not None
     return {
         "num_layers": len(decoder_layers(subject.model, subject.family)),
         "width": width(subject.model, subject.family),
+        "hidden": int(subject.model.config.hidden_size),
         "num_parameters": sum(p.numel() for p in subject.model.parameters()),
     }
 

@@ -16,6 +16,7 @@ from ptl_plugins.run_folder import CORPUS, EVENTS, MANIFEST, MODEL, PLAN, RECORD
 from ptl_plugins.run_lock import LOCK_FILE, OWNER_FILE
 from ptl_plugins.schedule import PlannedRound
 from ptl_plugins.selectors import units
+from ptl_plugins.slicegpt.growth import growth_notes, hidden_of_original
 from ptl_plugins.stage_run import DONE, has_ended, stage_folder, stage_model
 from ptl_plugins.stage_types import Command, StageJob
 from ptl_plugins.steps import moments
@@ -43,10 +44,11 @@ def dry_run_lines(ready: PreparedRun) -> Iterator[str]:
     if not start.run.records():
         yield "round 0: the original"
         yield from _last_lines(start, model)
+    notes = growth_notes(ready.plan.original, rounds)
     for planned in rounds[finished:]:
         ctx = start.for_round(planned.spec)
         yield ""
-        yield from _round(ctx, planned, model)
+        yield from _round(ctx, planned, model, notes.get(planned.spec.index))
         model = ctx.folder / MODEL
     yield ""
     yield f"{model}: the last round's model"
@@ -76,9 +78,13 @@ def _parts(parts: Sequence[Sequence[str]]) -> str:
     return f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]} texts in {len(parts)} parts"
 
 
-def _round(ctx: RoundContext, planned: PlannedRound, model: Path) -> Iterator[str]:
+def _round(
+    ctx: RoundContext, planned: PlannedRound, model: Path, note: str | None
+) -> Iterator[str]:
     shape = _shape(planned.geometry) if planned.geometry else "a shape that the scores decide"
     yield f"round {ctx.spec.index} of {len(ctx.recipe.rounds)}: {_cuts(ctx.spec)} -> {shape}"
+    if note:
+        yield _line("note", note)
     if ctx.spec.cuts:
         yield from _choice(ctx, model)
         pruned = ctx.folder / (PRUNED if ctx.stages else MODEL)
@@ -198,7 +204,9 @@ def _cuts(spec: RoundSpec) -> str:
 
 def _shape(sizes: Geometry) -> str:
     number = f"{sizes.num_parameters / 1e6:,.1f} M parameters"
-    return f"{sizes.num_layers} layers, width {sizes.width}, {number}"
+    sliced = hidden_of_original(sizes)
+    hidden = f", hidden {sliced}" if sliced else ""
+    return f"{sizes.num_layers} layers, width {sizes.width}{hidden}, {number}"
 
 
 def _line(what: str, value: object) -> str:

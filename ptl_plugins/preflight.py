@@ -82,7 +82,12 @@ def _require_stages_fit(plan: Plan, config: Mapping[str, Any], registry: Registr
     for index, stage in enumerate(recipe.stages):
         backend = registry.backends.get(stage.backend)
         if isinstance(backend, ModelChecker):
-            model = StageModel(config=config, folder=folder, shapes=_shapes(plan, stage))
+            model = StageModel(
+                config=config,
+                folder=folder,
+                shapes=_shapes(plan, stage),
+                sliced=_is_sliced(plan, stage),
+            )
             found = backend.check_model(stage, model) or ""
             problems += [f"{recipe.source}: recover.{index}.{line}" for line in found.splitlines()]
     if problems:
@@ -93,3 +98,11 @@ def _shapes(plan: Plan, stage: StageSpec) -> tuple[Geometry, ...]:
     """Return the shapes that the rounds of a stage leave, as far as they are known."""
     rounds = (each for each in plan.rounds if stage.is_in(each.spec.index))
     return tuple(dict.fromkeys(each.geometry for each in rounds if each.geometry))
+
+
+def _is_sliced(plan: Plan, stage: StageSpec) -> bool:
+    """Return whether the model is sliced in a round of the stage, whatever the scores tell."""
+    if plan.original.sliced_from is not None:
+        return True
+    up_to_last = plan.rounds[: stage.rounds[1] if stage.rounds else None]
+    return any(cut.unit == "hidden" for each in up_to_last for cut in each.spec.cuts)

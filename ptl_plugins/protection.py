@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptl_plugins.components import Criterion
 from ptl_plugins.errors import PruneError
-from ptl_plugins.types import Criterion, Scores
+from ptl_plugins.types import Scores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -87,7 +87,7 @@ def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
 def section_problems(model: SectionModel, source: RecipeSource) -> list[str]:
     """Return one line, `key: what is wrong`, per name that nothing registered, and so on."""
     missing = _missing_data(model) if source.thorough else []
-    return _unknown_names(model, source.registry) + missing
+    return _unknown_names(model, source.registry) + _idle_protection(model) + missing
 
 
 def resolve(model: SectionModel) -> Section:
@@ -143,6 +143,16 @@ def _unknown_names(model: SectionModel, registry: Registry) -> list[str]:
         )
         problems += unknown or ([f"{key}: {wrong}"] if wrong else [])
     return problems
+
+
+def _idle_protection(model: SectionModel) -> list[str]:
+    """Return one line where neurons shall be protected that no phase cuts."""
+    if model.protect is None or any(phase.unit == "neuron" for phase in model.schedule):
+        return []
+    return [
+        "protect: keeps neurons from being cut, but no phase of the schedule cuts neurons; remove "
+        "protect, or add a phase of unit 'neuron'"
+    ]
 
 
 def _missing_data(model: SectionModel) -> list[str]:

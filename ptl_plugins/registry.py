@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from ptl_plugins.errors import PluginError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
+    from ptl_plugins.components import Criterion, DataSource, Evaluator, Selector
     from ptl_plugins.families import Family
     from ptl_plugins.stage_types import Backend, Launcher
-    from ptl_plugins.types import Criterion, DataSource, Evaluator, Selector
+
 
 T = TypeVar("T")
 

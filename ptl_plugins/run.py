@@ -109,10 +109,11 @@ def _require_place(folder: Path) -> None:
 
 
 def describe(subject: Subject) -> dict[str, int]:
-    """Return layers, width and parameters of a checkpoint, from its config."""
+    """Return layers, width, hidden size and parameters of a checkpoint, from its config."""
     sizes = geometry(read_config(str(subject.path)), subject.family)
     return {
         "num_layers": sizes.num_layers,
         "width": sizes.width,
+        "hidden": sizes.hidden,
         "num_parameters": sizes.num_parameters,
     }

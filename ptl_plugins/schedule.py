@@ -8,12 +8,13 @@ from itertools import chain, zip_longest
 from typing import Literal
 
 from ptl_plugins.amounts import show_amount
+from ptl_plugins.components import CutRequest
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import NOT_AGAIN, Geometry
 from ptl_plugins.protection import least_protected
 from ptl_plugins.registry import Registry
 from ptl_plugins.selectors import resized, size_of, units
-from ptl_plugins.types import Cut, CutRequest, RoundSpec
+from ptl_plugins.types import Cut, RoundSpec
 
 Order = Literal["listed", "neuron_then_layer", "layer_then_neuron", "alternating", "together"]
 

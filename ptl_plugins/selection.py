@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ptl_plugins.components import Criterion, CutRequest
 from ptl_plugins.criteria import BACKWARD
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
@@ -16,7 +17,7 @@ from ptl_plugins.protection import spare_protected
 from ptl_plugins.registry import Registry
 from ptl_plugins.schedule import num_removed
 from ptl_plugins.selectors import resized, size_of
-from ptl_plugins.types import Criterion, Cut, CutRequest, PrunePlan, Scores
+from ptl_plugins.types import Cut, PrunePlan, Scores
 
 if TYPE_CHECKING:
     import numpy as np

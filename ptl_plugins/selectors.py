@@ -7,9 +7,10 @@ import math
 from dataclasses import dataclass
 
 from ptl_plugins.amounts import show_amount
+from ptl_plugins.components import CutRequest
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
-from ptl_plugins.types import Cut, CutRequest, Unit
+from ptl_plugins.types import Cut, Unit
 
 
 @dataclass(frozen=True, slots=True)

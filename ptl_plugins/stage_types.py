@@ -114,6 +114,8 @@ class StageModel:
     """Where that lies; of a model of the hub there may be nothing beside it."""
     shapes: tuple[Geometry, ...]
     """Every shape that a round leaves, as far as it is known before the scores."""
+    sliced: bool = False
+    """Whether the stage trains a sliced model (SliceGPT) in any of its rounds; known always."""
 
 
 class Backend(Protocol):

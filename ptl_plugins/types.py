@@ -291,6 +291,8 @@ class RoundRecord:
     stages: tuple[StageTime, ...] = ()
     """Of every recovery stage, in order, also of one that an earlier try finished; empty in a
     round without a stage, and in records of versions that did not note them."""
+    hidden: int | None = None
+    """What slicing alone changes; None in records of versions that did not note it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,76 +343,3 @@ class RoundContext:
 
     def __repr__(self) -> str:
         return f"RoundContext({self.recipe.source.name}, round {self.spec.index})"
-
-
-class Criterion(Protocol):
-    """Turns statistics into importances; the least important go first."""
-
-    @property
-    def unit(self) -> Unit:
-        """`neuron` or `layer`."""
-        ...
-
-    @property
-    def statistics(self) -> tuple[Any, ...]:
-        """The `ptl_plugins.criteria.Statistic`s that the profiling pass has to gather."""
-        ...
-
-    def importance(self, scores: Scores) -> NDArray[np.float32]:
-        """Return [layers, width] for neurons or [layers] for layers."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class CutRequest:
-    """What a selector may look at."""
-
-    cut: Cut
-    original: Geometry
-    """The sizes before the first round, which fractions and ratios refer to."""
-    present: Geometry
-    """The sizes before this cut."""
-    multiple_of: int = 1
-    """The width that stays shall be a multiple of it."""
-    importance: NDArray[np.float32] | None = None
-    """[layers, width], -inf in layers that go whole, or [layers]; None while only planned."""
-
-
-class Selector(Protocol):
-    """Turns an amount of the recipe into a count."""
-
-    def check(self, cut: Cut) -> str | None:
-        """Return what is wrong with the cut's amount in one line, or None."""
-        ...
-
-    def count(self, request: CutRequest) -> int | None:
-        """Return how many neurons of every layer, or layers, go.
-
-        None where only the importances can tell, and they are not there yet.
-
-        Raises:
-            PruneError: the amount cannot be reached.
-        """
-        ...
-
-
-class Evaluator(Protocol):
-    """Measures a subject."""
-
-    def check(self, settings: Mapping[str, Any]) -> str | None:
-        """Return what is wrong with the recipe's settings in one line, or None."""
-        ...
-
-    def evaluate(
-        self, ctx: RoundContext, subject: Subject, settings: Mapping[str, Any]
-    ) -> dict[str, float]:
-        """Return metrics by name; under several ranks every rank returns the same."""
-        ...
-
-
-class DataSource(Protocol):
-    """A named source of reasoning text."""
-
-    def rows(self, settings: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """Return the rows."""
-        ...

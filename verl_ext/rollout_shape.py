@@ -15,7 +15,7 @@ def shape_problems(settings: GrpoStageModel, model: StageModel) -> Iterator[str]
 
     vLLM and SGLang split heads, key-value heads (or repeat them) and FFN neurons evenly.
     """
-    if any(shape.sliced_from is not None for shape in model.shapes):
+    if model.sliced:
         yield (
             "backend: the rollout cannot load a sliced model: its architecture (model_type "
             "ptl_sliced) is in the checkpoint's own code, which neither vLLM nor SGLang has and "

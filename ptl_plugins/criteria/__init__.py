@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ptl_plugins.types import Criterion, Scores, Unit
+from ptl_plugins.components import Criterion
+from ptl_plugins.types import Scores, Unit
 
 if TYPE_CHECKING:
     import numpy as np

@@ -54,16 +54,20 @@ def flops_ratios(
 
 def _shape(sizes: Geometry, record: RoundRecord, source: str, *, sliced: bool) -> Geometry:
     shape = sizes.after(width=record.width, num_layers=record.num_layers)
-    if sliced:  # records do not tell the hidden size, but their parameters do
-        hidden = range(1, shape.hidden)
-        least = partial(_sliced_parameters, shape)
-        shape = shape.sliced(1 + bisect.bisect_left(hidden, record.num_parameters, key=least))
+    if sliced:
+        shape = shape.sliced(record.hidden or _hidden_by_parameters(shape, record.num_parameters))
     if shape.num_parameters != record.num_parameters:
         raise PTLError(
             f"model '{source}' has {shape.num_parameters:,} parameters in the shape of round "
             f"{record.round}, but {record.num_parameters:,} are recorded: it is another model"
         )
     return shape
+
+
+def _hidden_by_parameters(shape: Geometry, parameters: int) -> int:
+    """Return the hidden size of a record that does not tell it, as those of earlier versions."""
+    least = partial(_sliced_parameters, shape)
+    return 1 + bisect.bisect_left(range(1, shape.hidden), parameters, key=least)
 
 
 def _sliced_parameters(shape: Geometry, hidden: int) -> int:

@@ -94,6 +94,8 @@ def _measured_before_recovery(run: Run) -> bool:
 def _cut(cut: Cut, record: RoundRecord, before: RoundRecord | None) -> str:
     """Return a cut: how many went where the shapes tell it, else what was asked for."""
     asked = f"{cut.selector} {show_amount(cut.amount)}"
+    if cut.unit == "hidden" and before and before.hidden and record.hidden:
+        return f"{_directions(before.hidden, record.hidden)} by {cut.criterion}"
     same_unit = sum(other.unit == cut.unit for other in record.cuts)
     if before is None or same_unit > 1 or cut.unit == "hidden":
         return f"{units(cut.unit)} by {cut.criterion} ({asked})"
@@ -101,6 +103,11 @@ def _cut(cut: Cut, record: RoundRecord, before: RoundRecord | None) -> str:
     what = cut.unit if went == 1 else units(cut.unit)
     told = "" if cut.selector == "count" else f" ({asked})"
     return f"{went} {what} by {cut.criterion}{told}"
+
+
+def _directions(before: int, left: int) -> str:
+    gone = before - left
+    return f"{gone} direction{'' if gone == 1 else 's'} ({before} -> {left})"
 
 
 def _size(record: RoundRecord, unit: Unit) -> int:

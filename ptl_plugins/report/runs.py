@@ -166,9 +166,10 @@ def _record(path: Path, index: int) -> RoundRecord:
     record = _parse(path, RECORDS)
     if record.round != index:
         raise _damaged(path, f"round: {record.round}, but the folder is of round {index}")
-    for name in ("num_layers", "width", "num_parameters"):
-        if getattr(record, name) < 1:
-            raise _damaged(path, f"{name}: {getattr(record, name)} is not above 0")
+    for name in ("num_layers", "width", "num_parameters", "hidden"):
+        value = getattr(record, name)
+        if value is not None and value < 1:
+            raise _damaged(path, f"{name}: {value} is not above 0")
     return record
 
 

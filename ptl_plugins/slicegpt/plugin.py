@@ -59,9 +59,10 @@ def ptl_select(ctx: RoundContext, scores: Scores) -> PrunePlan | None:
     """Choose how many directions stay; which ones, the cut finds out."""
     if not _slices(ctx):
         return None
+    from ptl_plugins.components import CutRequest
     from ptl_plugins.schedule import num_removed
     from ptl_plugins.slicegpt.growth import growth_note
-    from ptl_plugins.types import CutRequest, PrunePlan
+    from ptl_plugins.types import PrunePlan
 
     (cut,) = ctx.spec.cuts
     present = ctx.original.after(width=scores.width, num_layers=scores.num_layers)

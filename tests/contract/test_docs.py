@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 from llamafactory_ext import recipe as llamafactory_recipe
 from ptl_plugins import hookspecs, recipe, second_moments, steps
 from ptl_plugins.calibration import pad
+from ptl_plugins.components import CutRequest
 from ptl_plugins.criteria import DEFAULT_CRITERION, Site, Statistic
 from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators import task
@@ -39,7 +40,6 @@ from ptl_plugins.schedule import plan_rounds
 from ptl_plugins.selectors import units
 from ptl_plugins.surgery import prune_live
 from ptl_plugins.testing import tiny_model, tiny_tokenizer, write_tiny_corpus
-from ptl_plugins.types import CutRequest
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("ptl_")}

@@ -87,6 +87,7 @@ def test_a_run_slices_measures_recovers_and_records(start, tmp_path, caplog):
     assert model.dtype == torch.bfloat16
     record = json.loads((tmp_path / "out" / "round_01" / "record.json").read_text("utf-8"))
     assert record["num_parameters"] == model.num_parameters()
+    assert record["hidden"] == 24
     assert record["pruned"]["metrics"]["cot_loss"] > 0
     (entry,) = json.loads((folder / "ptl_pruning.json").read_text("utf-8"))["history"]
     assert (entry["hidden"], entry["criteria"]) == ([32, 24], {"hidden": "slicegpt"})

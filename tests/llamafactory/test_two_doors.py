@@ -47,9 +47,11 @@ def other_run(workplace: Workplace) -> Path:
 
 
 def test_both_doors_end_in_the_same_shapes(plain_run, other_run):
-    shapes = [[(r["width"], r["num_layers"], r["num_parameters"]) for r in records(run)]
+    keys = ("width", "num_layers", "num_parameters", "hidden")
+    shapes = [[tuple(r[key] for key in keys) for r in records(run)]
               for run in (plain_run, other_run)]  # fmt: skip
     assert shapes[0] == shapes[1]
+    assert {shape[-1] for shape in shapes[0]} == {32}, "neurons and layers leave the hidden size"
     assert len(shapes[0]) == 4
 
 

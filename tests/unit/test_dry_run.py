@@ -184,6 +184,21 @@ def test_shapes_are_the_plans_and_a_threshold_leaves_them_open(door):
     )
 
 
+@pytest.mark.parametrize(("amount", "size"), [(1, 31), (16, 16)])
+def test_the_hidden_size_and_the_growth_of_a_round_that_slices_are_told(door, amount, size):
+    """The tiny model grows by what its norms become, unless much goes; later rounds keep it."""
+    slicing = {"unit": "hidden", "selector": "count", "amount": amount}
+    schedule = [{"unit": "neuron", "amount": 8}, slicing, {"unit": "none"}]
+    lines = door(dry=True, schedule=schedule)
+    heads = [line for line in lines if line.startswith("round ")]
+    assert [f", hidden {size} of 32, " in head for head in heads] == [False, False, True, True]
+    start = f"slicing the hidden size 32 to {size} makes the model larger, "
+    notes = values(lines, "note")
+    assert [note.startswith(start) for note in notes] == ([True] if amount == 1 else [])
+    if notes:
+        assert lines.index(f"  note       {notes[0]}") == lines.index(heads[2]) + 1
+
+
 def test_nothing_is_written_and_no_weight_is_read(door, place):
     (place / "model" / "model.safetensors").write_bytes(b"no weights")
     door(dry=True)  # writes the recipe

@@ -97,6 +97,29 @@ def test_shapes_that_several_rounds_leave_are_given_once(plan):
     assert [shape.width for shape in model.shapes] == [40]
 
 
+HIDDEN = {"unit": "hidden", "selector": "fraction", "amount": 0.25}
+BY_SCORES = {"unit": "neuron", "selector": "threshold", "amount": 0.1}
+
+
+@pytest.mark.parametrize("first", [{"unit": "neuron", "amount": 8}, BY_SCORES])
+def test_a_stage_is_told_that_its_model_is_sliced_even_where_only_the_scores_tell_shapes(
+    plan, first
+):
+    stages = [picky(rounds=[1, 1]), picky(rounds=[2, 2]), picky(rounds=[3, 3]), picky()]
+    plan(*stages, schedule=[first, HIDDEN, {"unit": "none"}])
+    assert [model.sliced for _, model in PickyBackend.asked] == [False, True, True, True]
+
+
+def test_a_stage_is_told_that_the_original_is_sliced(plan, tmp_path):
+    sliced = write_tiny_checkpoint(tmp_path / "sliced", "llama")
+    config = json.loads((sliced / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "ptl_sliced", "original_hidden_size": 32, "hidden_size": 24}
+    (sliced / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    plan(picky(), model=str(sliced), family="llama", schedule=[{"unit": "none"}])
+    ((_, model),) = PickyBackend.asked
+    assert model.sliced
+
+
 def test_what_several_stages_find_is_told_at_once_with_file_and_place(plan):
     with pytest.raises(RecipeError) as raised:
         plan(picky("settings.a: one\nsettings.b: two"), picky(), picky("settings.a: three"))

@@ -23,7 +23,7 @@ from ptl_plugins.durable import (
     write_text,
 )
 from ptl_plugins.errors import RunFolderError
-from ptl_plugins.run_folder import RunFolder, read_plan, recipe_keys, write_plan
+from ptl_plugins.run_folder import RunFolder, read_plan, read_record, recipe_keys, write_plan
 from ptl_plugins.stage_types import LaunchSpec, StageSpec, StageTime
 from ptl_plugins.types import Cut, EvalResult, KeepSpec, PrunePlan, RoundRecord
 
@@ -206,6 +206,17 @@ def test_a_record_comes_back_as_it_was(run, value):
     run.finish_round(value)
     assert run.records() == (record(0), value)
     assert events(run)[-2:] == ["round_finished", "round_finished"]
+
+
+def test_a_record_of_a_version_that_noted_no_hidden_size_is_read(run):
+    noted = dataclasses.replace(FULL, hidden=32)
+    run.finish_round(noted)
+    path = run.round_folder(1) / "record.json"
+    assert read_record(path) == noted
+    keys = json.loads(path.read_text(encoding="utf-8"))
+    assert keys.pop("hidden") == 32
+    path.write_text(json.dumps(keys), encoding="utf-8")
+    assert read_record(path) == FULL
 
 
 def test_a_record_of_a_version_that_noted_no_stages_is_read(run):

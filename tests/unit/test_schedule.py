@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptl_plugins.components import CutRequest
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry, geometry
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.schedule import Phase, expand, num_removed, plan_rounds
 from ptl_plugins.testing import COMMON
-from ptl_plugins.types import Cut, CutRequest, RoundSpec
+from ptl_plugins.types import Cut, RoundSpec
 
 REGISTRY = build_registry(build_manager(autoload=False))
 START = Geometry(

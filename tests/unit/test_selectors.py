@@ -7,11 +7,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ptl_plugins.components import CutRequest
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.schedule import num_removed
 from ptl_plugins.selectors import FLOPS, PARAMETERS, Count, Fraction, Threshold, resized, size_of
-from ptl_plugins.types import Cut, CutRequest
+from ptl_plugins.types import Cut
 
 QUICK = settings(max_examples=150, deadline=None)
 UNITS = ("neuron", "layer")

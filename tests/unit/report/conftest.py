@@ -44,6 +44,7 @@ PLANNED = (StageSpec(backend="fake", settings={}),)
 STAGES = (StageTime(backend="fake", wall_seconds=8.0, devices=4),)
 NEURONS = Cut(unit="neuron", criterion="output_change", selector="count", amount=8.0)
 LAYER = Cut(unit="layer", criterion="l2", selector="count", amount=1.0)
+HIDDEN = Cut(unit="hidden", criterion="slicegpt", selector="count", amount=8.0)
 
 
 def _steps_right(number):
@@ -64,8 +65,8 @@ def steps_right():
 
 @pytest.fixture(scope="session")
 def cuts():
-    """The cuts of the tiny runs: 8 neurons of each layer, and one layer."""
-    return SimpleNamespace(neurons=NEURONS, layer=LAYER)
+    """The cuts of the tiny runs: 8 neurons of each layer, one layer, and 8 directions."""
+    return SimpleNamespace(neurons=NEURONS, layer=LAYER, hidden=HIDDEN)
 
 
 @pytest.fixture
@@ -122,6 +123,8 @@ def write_run(tmp_path, make_recipe, model, sizes):
             spec = rounds[index - 1].cuts if index else ()
             for cut in spec:
                 gone = int(cut.amount)
+                if cut.unit == "hidden":
+                    now = now.sliced(now.hidden - gone)
                 now = now.after(
                     width=now.width - (gone if cut.unit == "neuron" else 0),
                     num_layers=now.num_layers - (gone if cut.unit == "layer" else 0),
@@ -137,6 +140,7 @@ def write_run(tmp_path, make_recipe, model, sizes):
                     recovered=_result(metrics, index),
                     seconds=seconds if index else {"evaluate": 1.0},
                     stages=stages if index else (),
+                    hidden=now.hidden,
                 )
             )
         return folder

@@ -114,6 +114,25 @@ def test_what_was_cut_is_told_by_the_shapes_and_not_by_the_amount(write_run, rea
     ]
 
 
+@pytest.mark.parametrize(("gone", "told"), [(8, "8 directions (32 -> 24)"),
+                                            (1, "1 direction (32 -> 31)")])  # fmt: skip
+def test_slicing_is_told_by_the_hidden_sizes_and_not_by_the_amount(
+    write_run, read, cuts, gone, told
+):
+    folder = write_run(cuts=(cuts.neurons, dataclasses.replace(cuts.hidden, amount=gone), None))
+    path = folder / "round_02" / "record.json"
+    fraction = dataclasses.replace(cuts.hidden, selector="fraction", amount=0.43)
+    record = dataclasses.replace(read(folder)[0].rounds[1], cuts=(fraction,))
+    write_json(path, dataclasses.asdict(record))
+    assert [row["cut"] for row in table(rounds(read(folder)[0]))] == [
+        "original", "8 neurons by output_change", f"{told} by slicegpt", "nothing",
+    ]  # fmt: skip
+    write_json(path, dataclasses.asdict(dataclasses.replace(record, hidden=None)))
+    assert table(rounds(read(folder)[0]))[2]["cut"] == (
+        "directions of the hidden size by slicegpt (fraction 0.43)"
+    ), "of an older record nothing else is known"
+
+
 def test_seconds_by_step_and_ptls_share(write_run, read):
     section = seconds_section(read(write_run())[0], "Seconds", shown=True)
     rows = table(section)

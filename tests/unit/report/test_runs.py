@@ -60,6 +60,39 @@ def test_flops_follow_from_the_recorded_shapes(write_run, read, sizes):
     assert run.no_flops is None
 
 
+def test_flops_of_a_sliced_round_follow_from_its_recorded_hidden_size(
+    write_run, read, cuts, sizes, monkeypatch
+):
+    def refuse(*args):
+        raise AssertionError("the hidden size is on record")
+
+    monkeypatch.setattr("ptl_plugins.report.flops._hidden_by_parameters", refuse)
+    (run,) = read(write_run(cuts=(cuts.neurons, cuts.hidden, None)))
+    last = sizes.after(width=40, num_layers=5).sliced(24)
+    assert run.no_flops is None
+    assert run.flops[2] == run.flops[3] == last.flops_per_token / sizes.flops_per_token
+
+
+def test_records_of_versions_that_noted_no_hidden_size_tell_the_same_flops(write_run, read, cuts):
+    folder = write_run(cuts=(cuts.neurons, cuts.hidden, None))
+    (before,) = read(folder)
+    for path in folder.glob("*/record.json"):
+        keys = json.loads(path.read_text())
+        assert keys.pop("hidden") in (32, 24)
+        path.write_text(json.dumps(keys), encoding="utf-8")
+    (after,) = read(folder)
+    assert [record.hidden for record in after.records] == [None] * 4
+    assert after.flops == before.flops
+
+
+def test_a_hidden_size_that_does_not_fit_the_parameters_tells_no_flops(write_run, read, cuts):
+    folder = write_run(cuts=(cuts.hidden,))
+    change(folder / "round_01" / "record.json", hidden=25)
+    (run,) = read(folder)
+    assert run.flops == {}
+    assert "in the shape of round 1, but" in run.no_flops
+
+
 def test_a_checkpoint_of_the_run_serves_where_the_original_has_gone(write_run, read, model):
     folder = write_run()
     config = json.loads((model / "config.json").read_text())
@@ -123,6 +156,10 @@ def test_the_config_of_another_model_tells_no_flops(write_run, read, model):
         (
             lambda folder: change(folder / "round_00" / "record.json", num_parameters=0),
             "round_00/record.json: is damaged (num_parameters: 0 is not above 0)",
+        ),
+        (
+            lambda folder: change(folder / "round_01" / "record.json", hidden=0),
+            "round_01/record.json: is damaged (hidden: 0 is not above 0)",
         ),
     ],
 )

@@ -19,21 +19,24 @@ GRPO = {
 }
 
 
-@pytest.fixture
-def shapes(registry):
-    """Return the shapes of a round that cuts neurons and of one that slices."""
+@pytest.fixture(params=["known", "by scores"])
+def shapes(registry, request):
+    """Return the shapes of a round that cuts neurons and of one that slices, if they are known."""
+    if request.param == "by scores":
+        return ()
     dense = geometry(tiny_model("llama").config.to_dict(), registry.families.get("llama"))
     return dense.after(width=40, num_layers=dense.num_layers), dense.sliced(24)
 
 
-def asked(shapes):
-    return StageModel(config={"model_type": "llama"}, folder=Path("nowhere"), shapes=shapes)
+def asked(shapes, *, sliced=True):
+    config, folder = {"model_type": "llama"}, Path("nowhere")
+    return StageModel(config=config, folder=folder, shapes=shapes, sliced=sliced)
 
 
-def found(shapes, **settings):
+def found(shapes, *, sliced=True, **settings):
     """Return what the backend finds, line by line."""
     stage = StageSpec(backend="llamafactory", settings=settings)
-    return (LlamaFactory().check_model(stage, asked(shapes)) or "").splitlines()
+    return (LlamaFactory().check_model(stage, asked(shapes, sliced=sliced)) or "").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_flash_attention_is_refused_before_the_slicing_and_not_after(shapes, att
 
 def test_a_trusted_stage_is_fine_and_one_before_the_slicing_needs_no_trust(shapes):
     assert found(shapes, trust_remote_code=True, flash_attn="sdpa") == []
-    assert found(shapes[:1], flash_attn="fa2") == []
+    assert found(shapes[:1], sliced=False, flash_attn="fa2") == []
 
 
 @pytest.mark.parametrize(
@@ -75,4 +78,4 @@ def test_grpo_on_a_sliced_model_is_refused_by_both_backends(shapes, name, settin
     stage = StageSpec(backend=name, settings=keys)
     (line,) = backend.check_model(stage, asked(shapes)).splitlines()
     assert line.startswith("backend: the rollout cannot load a sliced model: its architecture")
-    assert "sliced" not in (backend.check_model(stage, asked(shapes[:1])) or "")
+    assert "sliced" not in (backend.check_model(stage, asked(shapes[:1], sliced=False)) or "")

@@ -148,6 +148,12 @@ def test_grpo_on_a_sliced_model_is_refused_with_the_reason(plan):
     assert line.startswith("recover.0.backend: the rollout cannot load a sliced model: ")
 
 
+def test_that_holds_behind_a_round_whose_shape_only_the_scores_tell(plan):
+    by_scores = NEURONS | {"selector": "threshold", "amount": 0.1}
+    line = refusal(plan, by_scores, HIDDEN, recover=[{"backend": "rollout"}])
+    assert line.startswith("recover.0.backend: the rollout cannot load a sliced model: ")
+
+
 @pytest.mark.parametrize("name", ["verl", "easyr1"])
 def test_both_backends_of_grpo_look_at_the_shapes(name):
     backend = build_registry(build_manager()).backends.get(name)

@@ -1,4 +1,4 @@
-"""A neuron criterion of its own, after the protocol `ptl_plugins.types.Criterion`."""
+"""A neuron criterion of its own, after the protocol `ptl_plugins.components.Criterion`."""
 
 from __future__ import annotations
 
