@@ -34,12 +34,19 @@ def say_nothing(line):
 
 
 def lines_of(folder):
-    return [line for shard in sorted(folder.iterdir()) for line in shard.open(encoding="utf-8")]
+    texts = [shard.read_text(encoding="utf-8") for shard in sorted(folder.iterdir())]
+    return "".join(texts).split("\n")[:-1]
 
 
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """Leave fsync out: only a machine that goes down could tell, and a shared disk takes long."""
+    monkeypatch.setattr(durable, "_sync", lambda path: None)
 
 
 @pytest.fixture
@@ -176,7 +183,7 @@ def test_code_is_answers_to_instructions_and_the_first_files_of_starcoder(tmp_pa
 def test_rows_without_any_text_are_left_out_and_others_keep_their_place(asking, tmp_path):
     request = asking("a")
     prepare_corpus(request, say_nothing)
-    numina = [json.loads(line) for line in (tmp_path / "numina.jsonl").open(encoding="utf-8")]
+    numina = list(read_rows(str(tmp_path / "numina.jsonl")))
     numina[5] = {"problem": " ", "solution": None}
     blank = write_jsonl(tmp_path / "blank.jsonl", numina)
     other = asking("b", local={**request.local, "numina": str(blank)})
@@ -229,7 +236,7 @@ def test_the_hub_is_asked_for_a_stream_and_resumed_by_passing_over_rows(monkeypa
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
-    """Of rows that are made as they are read: 6 MB and 24 MB of text, in chunks of 0.25 MB."""
+    """Of rows that are made as they are read: 2 MB and 8 MB of text, in chunks of 0.25 MB."""
     source = Source(repository="a/b", columns={"text": "{text}"})
     monkeypatch.setitem(CORPORA, "large", Corpus(about="", sources={"only": source}))
 
@@ -246,8 +253,8 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
         return most
 
     peak(100)  # what is imported on the way
-    small, large = peak(6_000), peak(24_000)
-    assert large < 6_000_000
+    small, large = peak(2_000), peak(8_000)
+    assert large < 2_000_000
     assert large < 2 * small
 
 
@@ -304,7 +311,7 @@ def test_what_was_read_is_not_read_again(asking, monkeypatch):
         prepare_corpus(request, say_nothing)
     prepare_corpus(request, say_nothing)
     assert [name for name, _ in firsts] == ["numina", "numina", "metamath"]
-    assert [first for name, first in firsts if name == "numina"][0] == 0
+    assert next(first for name, first in firsts if name == "numina") == 0
     assert 20 < firsts[1][1] <= 40
 
 
@@ -330,18 +337,18 @@ def test_shards_that_were_finished_are_kept(asking, monkeypatch):
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_goes_on(asking, tmp_path):
-    rows_ = ({"problem": f"p{i}" + "x" * 300, "solution": "s"} for i in range(40_000))
+    rows_ = ({"problem": f"p{i}" + "x" * 300, "solution": "s"} for i in range(6_000))
     numina = write_jsonl(tmp_path / "many.jsonl", rows_)
     local = {**asking().local, "numina": str(numina)}
     program = (
         "import sys, json; from pathlib import Path;"
         "from ptl_plugins.corpora.prepare import CorpusRequest, prepare_corpus;"
         f"prepare_corpus(CorpusRequest(name='{NAME}', out=Path(sys.argv[1]), "
-        "local=json.loads(sys.argv[2]), chunk_bytes=10**6, shard_rows=2000), print)"
+        "local=json.loads(sys.argv[2]), chunk_bytes=10**5, shard_rows=2000), print)"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "killed"), json.dumps(local)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    request = asking("killed", local=local, chunk_bytes=10**6, shard_rows=2000)
+    request = asking("killed", local=local, chunk_bytes=10**5, shard_rows=2000)
     deadline = time.monotonic() + 40
     while not list(request.work.glob("numina-*.rows"))[3:] and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -370,7 +377,6 @@ def test_a_source_that_fails_at_the_hub_can_be_given_by_a_local_copy_afterwards(
     said = []
     prepare_corpus(asking(), said.append)
     assert "metamath: is read from elsewhere now, from its first row" in said
-    assert not [line for line in said if line.startswith("numina: ")][:-1] or True
     assert not [line for line in said if "numina" in line and "rows read" in line]
 
 
