@@ -19,8 +19,8 @@ from ptl_plugins.shipped_recipes import recipes_folder
 from ptl_plugins.testing import write_tiny_corpus
 
 COMMANDS = (
-    "run", "plan", "validate", "ls", "profile", "prune", "report", "doctor", "train-llamafactory",
-    "quickstart",
+    "run", "plan", "validate", "ls", "profile", "prune", "data", "report", "doctor",
+    "train-llamafactory", "quickstart",
 )  # fmt: skip
 CONFIG = {
     "model_type": "qwen2",

@@ -1,0 +1,184 @@
+"""Every recipe under `recipes/`: found, valid, planned; what the full-size ones cost."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from shipped import (
+    A100_FLOPS,
+    ALL,
+    DOCUMENTS,
+    FLOPS_PER_WEIGHT_AND_TOKEN,
+    FOLDER,
+    FULL_SIZE,
+    GRPO_STEP_SECONDS,
+    MATH12K,
+    TOKENS_PER_DOCUMENT,
+    UTILISATION,
+    expected_disk,
+    expected_hours,
+    header,
+    keys_of,
+)
+
+from llamafactory_ext.backend import LlamaFactory
+from ptl_plugins.corpora.catalogue import CORPORA
+from ptl_plugins.recipe_file import read_recipe
+from ptl_plugins.stage_check import check_stages
+
+COUNTS = {"ablation": 5, "code": 3, "paper": 22, "quickstart": 6}
+"""Recipes below each folder: whoever adds one says so here and in recipes/README.md."""
+SOURCED = re.compile(r"# (paper|released script|PTL: |likewise)")
+COST = re.compile(
+    r"Expected: about (\d+) hours of recovery \(PTL(?:; the paper: \d+)?\), "
+    r"(\d+) GB of disk, (\d+) GB at the end \(docs/reproduce\.md\)\."
+)
+ENDS = re.compile(
+    r"The end: (\d+) layers of width (\d+)(?: and hidden size \d+)?, ([\d.]+) B parameters"
+)
+PAGE = FOLDER.parent / "docs" / "reproduce.md"
+
+
+# --- all of them ---
+
+
+def test_all_recipes_are_found():
+    found = [path.relative_to(FOLDER).parts[0] for path in FOLDER.rglob("*.yaml")]
+    assert {folder: found.count(folder) for folder in found} == COUNTS
+
+
+def test_the_catalogue_has_a_row_for_each_recipe():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [name for name in ALL if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_recipe_is_valid_and_every_round_of_it_is_planned(planned, name):
+    plan = planned(name)
+    assert len(plan.rounds) == plan.rounds[-1].spec.index > 0
+    assert all(each.geometry for each in plan.rounds)
+    first, last = plan.original, plan.rounds[-1].geometry
+    assert (last.num_parameters < first.num_parameters) is not name.endswith("control.yaml")
+
+
+def settings_of_llamafactory():
+    """Return one recipe and stage of each set of settings, as a framework's parser sees them."""
+    found = {}
+    for name, path in ALL.items():
+        for index, stage in enumerate(keys_of(path).get("recover", [])):
+            if stage["backend"] == "llamafactory":
+                found.setdefault(json.dumps(stage["settings"], sort_keys=True), (name, index))
+    return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "index"), settings_of_llamafactory())
+def test_llamafactorys_own_parser_takes_the_settings(planned, name, index):
+    assert LlamaFactory().check_thoroughly(planned(name).recipe.stages[index]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", [n for n, path in ALL.items() if "ptl" in keys_of(path)])
+def test_llamafactorys_own_parser_takes_the_yaml_of_its_own_door(workplace, plugins, name):
+    manager, registry = plugins
+    recipe = read_recipe(ALL[name], manager.hook, registry)
+    assert check_stages(recipe, registry) == []
+
+
+# --- the full-size ones ---
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_every_number_names_its_source(name):
+    body = FULL_SIZE[name].read_text(encoding="utf-8").split("\n\n", maxsplit=1)[1]
+    lines = [line for line in body.splitlines() if re.search(r"[:\[ ]\d", line.split(" # ")[0])]
+    lines = [line for line in lines if not line.lstrip().startswith("#")]
+    assert len(lines) > 6
+    assert [line for line in lines if not SOURCED.search(line)] == []
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_head_tells_the_hardware_the_end_the_hours_and_the_disk(planned, name):
+    plan, head = planned(name), header(FULL_SIZE[name])
+    assert re.search(r"Hardware: (pre-training )?[48] x (A100 80|H200 140) GB", head)
+    end, told = plan.rounds[-1].geometry, ENDS.search(head)
+    assert (str(end.num_layers), str(end.width)) == told.groups()[:2]
+    assert f"{end.num_parameters / 1e9:.2f}" == told[3]
+    cost = COST.search(head)
+    assert cost, head
+    assert int(cost[1]) == round(expected_hours(plan))
+    assert (int(cost[2]), int(cost[3])) == expected_disk(plan)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_its_corpora_are_those_of_ptl_data(name):
+    keys = keys_of(FULL_SIZE[name])
+    paths = [keys["data"]["path"]]
+    paths += [s["settings"]["problems"]["path"] for s in keys["recover"] if "grpo" in s["settings"]]
+    paths += [keys["protect"]["data"]] if "protect" in keys else []
+    assert {Path(path).name for path in paths} <= set(CORPORA)
+    assert all(CORPORA[Path(path).name].text for path in paths if "math12k" not in path)
+
+
+def test_the_documents_that_are_counted_are_those_of_the_corpora():
+    for path, number in DOCUMENTS.items():
+        sources = CORPORA[Path(path).name].sources.values()
+        assert number in (None, sum(source.expected for source in sources))
+    assert CORPORA["math12k"].sources["math12k"].expected == MATH12K
+
+
+def test_a_released_variant_asks_for_100_000_rows_a_round():
+    for name, path in FULL_SIZE.items():
+        if "data/released" in keys_of(path)["data"]["path"]:
+            rounds = sum(phase["rounds"] for phase in keys_of(path)["schedule"])
+            text = path.read_text(encoding="utf-8")
+            assert f"--rows {rounds}00000 --out data/released`" in text, name
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_original_and_the_end_are_measured_and_in_fig_3_every_round(planned, name):
+    plan, keys = planned(name), keys_of(FULL_SIZE[name])
+    every = plan.recipe.evaluation.every
+    measured = [n for n in range(1, len(plan.rounds)) if n % every == 0]
+    if name.endswith("fig3_every_round.yaml"):
+        assert measured == list(range(1, 11))
+    else:
+        assert measured == ([12] if name.endswith("cpt_then_grpo.yaml") else [])
+    tasks = keys["evaluate"]["tasks"]
+    assert [task["evaluator"] for task in tasks] == ["lm_eval", "speed"]
+    asked = {
+        "code": ["mbpp"],
+        "qwen": ["gsm8k_chat", "minerva_ocw_chat", "math500_chat"],
+        "": ["gsm8k_cot", "minerva_math", "math500"],
+    }
+    of = "code" if name.startswith("code/") else "qwen" if "qwen" in name else ""
+    assert tasks[0]["tasks"] == asked[of]
+
+
+# --- the page ---
+
+
+def test_the_page_tells_the_assumptions_of_the_hours():
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for told in (
+        f"{FLOPS_PER_WEIGHT_AND_TOKEN} FLOPs for each weight and token",
+        f"{A100_FLOPS / 1e12:.0f} TFLOP/s",
+        f"{100 * UTILISATION:.0f} %",
+        f"{TOKENS_PER_DOCUMENT['numina_metamath']} tokens",
+        f"{TOKENS_PER_DOCUMENT['opc_starcoder']} tokens",
+        f"{GRPO_STEP_SECONDS:.0f} seconds a step",
+    ):
+        assert told in text, told
+
+
+def test_every_recipe_and_corpus_that_the_page_names_is_there_and_each_is_named():
+    text = PAGE.read_text(encoding="utf-8")
+    named = re.findall(r"recipes/((?:paper|ablation|code)/[\w/]+\.yaml)", text)
+    assert [name for name in named if name not in FULL_SIZE] == []
+    assert [name for name in FULL_SIZE if name not in named] == []
+    assert {n for n in re.findall(r"ptl data (\w+)", text)} >= set(CORPORA)
