@@ -182,3 +182,47 @@ def test_every_recipe_and_corpus_that_the_page_names_is_there_and_each_is_named(
     assert [name for name in named if name not in FULL_SIZE] == []
     assert [name for name in FULL_SIZE if name not in named] == []
     assert {n for n in re.findall(r"ptl data (\w+)", text)} >= set(CORPORA)
+
+
+TOKENS_ON_GSM8K = {"llama3_8b": 605, "gemma2_9b": 622, "qwen2_5_7b": 636}
+MBPP_TOKENS = 186
+
+
+def rows_of_the_page():
+    """Return recipe, hours and FLOPs of each row of the page's tables that names a recipe."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "yaml`" in line]
+    return [
+        (name, row[2].split(" / ")[0], row[3].split(" / ")[0])
+        for row in rows
+        if len(row) == 5
+        for name in re.findall(r"recipes/([\w/]+\.yaml)", row[1])
+    ]
+
+
+@pytest.mark.parametrize(("name", "hours", "flops"), rows_of_the_page())
+def test_the_tables_of_the_page_have_the_hours_and_flops_of_the_recipes(
+    planned, name, hours, flops
+):
+    plan = planned(name)
+    model = name.split("/")[1]
+    tokens = MBPP_TOKENS if name.startswith("code/") else TOKENS_ON_GSM8K[model]
+    assert int(hours) == round(expected_hours(plan))
+    end = plan.rounds[-1].geometry
+    assert float(flops.removesuffix(" T")) == round(end.flops_per_token * tokens / 1e12, 1)
+
+
+def test_the_page_has_a_row_for_each_recipe_of_tables_1_and_4():
+    told = {name for name, _, _ in rows_of_the_page()}
+    apart = ("released", "algorithm1", "cpt_then_grpo")  # no row of Tables 1 and 4
+    rows = {n for n in FULL_SIZE if n.startswith(("paper/", "code/"))}
+    assert told == {n for n in rows if not any(word in n for word in apart)}
+
+
+def test_the_catalogue_tells_the_hours_of_the_recipes():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name, path in FULL_SIZE.items():
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        cost = COST.search(header(path))
+        assert cost
+        assert f"| {cost[1]} hours" in row
