@@ -40,7 +40,13 @@ def data(
     if out.exists() and not out.is_dir():
         raise PTLError(f"data: --out {out}: is a file; give a folder")
     request = CorpusRequest(name=name, out=out, local=_pairs(sources), rows=rows, seed=seed)
-    prepare_corpus(request, typer.echo)
+    try:
+        prepare_corpus(request, typer.echo)
+    except OSError as error:  # no right to write there, a full disk
+        where = error.filename or out
+        raise PTLError(
+            f"data: {where}: {error.strerror}; mend that, and the same command goes on"
+        ) from error
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

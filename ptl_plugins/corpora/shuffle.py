@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ptl_plugins import durable
@@ -44,8 +44,9 @@ def sort_into_chunks(
     number = first
     while chunk := _chunk(rows, number, source, seed, chunk_bytes):
         lines, end = chunk
-        path = folder / f"{source}-{number:012d}-{end:012d}.rows"
-        durable.write_text(path, "".join(sorted(lines)))
+        lines.sort()
+        _write(folder / f"{source}-{number:012d}-{end:012d}.rows", lines)
+        del chunk, lines  # before the next one is read
         yield end
         number = end
 
@@ -100,12 +101,13 @@ def write_shards(chunks: list[Path], folder: Path, *, rows: int, shard_rows: int
                 for _ in own:
                     pass
             else:
-                _write_shard(path, own)
+                _write(path, (line[2 * KEY_BYTES :] for line in own))
             yield min((index + 1) * shard_rows, rows)
 
 
-def _write_shard(path: Path, lines: Iterator[str]) -> None:
+def _write(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to `path`, whole or not at all, without a copy of them all."""
     temporary = path.with_name(path.name + durable.TEMPORARY_SUFFIX)
     with temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines(line[2 * KEY_BYTES :] for line in lines)
+        stream.writelines(lines)
     durable.replace(temporary, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,8 @@ from ptl_plugins.cli.main import main
 from ptl_plugins.corpora import prepare, rows
 from ptl_plugins.corpora.catalogue import CORPORA, Corpus, Source, find_corpus
 from ptl_plugins.corpora.prepare import CorpusRequest, digest, prepare_corpus
-from ptl_plugins.errors import PTLError
+from ptl_plugins.errors import PTLError, RunFolderError
+from ptl_plugins.run_lock import lock_folder
 from ptl_plugins.text_data import read_all_texts, read_rows
 
 NUMINA, METAMATH = 57, 31
@@ -484,6 +486,42 @@ def test_the_command_prints_what_it_does_and_lists_the_corpora(ptl, tmp_path, lo
     assert out.splitlines()[-1] == f"{tmp_path / 'd' / NAME}: 88 rows"
     code, out, _ = ptl("ls", "corpora")
     assert [line.split()[0] for line in out.splitlines()] == list(CORPORA)
+
+
+def test_a_corpus_that_is_missing_is_refused_with_the_command_that_writes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = r"no such file \(ptl data math12k --out data writes it\), and not readable"
+    with pytest.raises(PTLError, match=told):
+        read_rows("data/math12k")
+
+
+def test_two_at_a_time_do_not_work_on_one_corpus(asking):
+    request = asking()
+    request.work.mkdir(parents=True)
+    lock = lock_folder(request.work)
+    with pytest.raises(RunFolderError, match="another run works in this folder"):
+        prepare_corpus(request, say_nothing)
+    lock.release()
+    assert prepare_corpus(request, say_nothing) == NUMINA + METAMATH
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_or_no_right_to_write_is_one_line_and_what_is_there_stays(
+    ptl, tmp_path, local, monkeypatch, code
+):
+    def fails(temporary, path):
+        if path.suffix == ".rows":
+            raise OSError(code, os.strerror(code), str(path))
+        real(temporary, path)
+
+    real = durable.replace
+    monkeypatch.setattr(durable, "replace", fails)
+    words = [word for name, path in local.items() for word in ("--source", f"{name}={path}")]
+    ended, _, printed = ptl("data", NAME, "--out", tmp_path / "d", *words)
+    assert (ended, printed.count("\n")) == (2, 1)
+    assert os.strerror(code) in printed
+    monkeypatch.setattr(durable, "replace", real)
+    assert ptl("data", NAME, "--out", tmp_path / "d", *words)[0] == 0
 
 
 def test_the_papers_corpus_has_as_many_rows_as_its_sources_together():
