@@ -29,6 +29,8 @@ from shipped import (
 from ptl_plugins import preflight
 from ptl_plugins.cli.main import main
 from ptl_plugins.corpora.catalogue import CORPORA
+from ptl_plugins.corpora.prepare import CorpusRequest, prepare_corpus
+from ptl_plugins.testing import tiny_model, tiny_tokenizer
 
 COUNTS = {"ablation": 5, "code": 3, "paper": 22, "quickstart": 6}
 """Recipes below each folder: whoever adds one says so here and in recipes/README.md."""
@@ -170,6 +172,51 @@ def test_the_original_and_the_end_are_measured_and_in_fig_3_every_round(planned,
     }
     of = "code" if name.startswith("code/") else "qwen" if "qwen" in name else ""
     assert tasks[0]["tasks"] == asked[of]
+
+
+# --- the corpora that they read are those that ptl data writes ---
+
+
+@pytest.fixture
+def small_corpora(workplace):
+    """What `ptl data` makes of small local copies, where the recipes look for it."""
+    lines = {
+        "numina": ("problem", "solution"), "metamath": ("query", "response"), "wikitext": ("text",),
+    }  # fmt: skip
+    for name, columns in lines.items():
+        rows = ({column: f"{column} {n} of {name}" for column in columns} for n in range(40))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (workplace / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    for corpus, out in {
+        "numina_metamath": ("data", "data/released"), "english": ("data",),
+    }.items():  # fmt: skip
+        local = {name: f"{name}.jsonl" for name in CORPORA[corpus].sources}
+        for folder in out:
+            request = CorpusRequest(name=corpus, out=Path(folder), local=local)
+            prepare_corpus(request, lambda line: None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", ["ptl_cpt", "ptl_cpt_released"])
+def test_a_dry_run_of_a_tiny_model_reads_the_corpora(
+    small_corpora, workplace, monkeypatch, capsys, name
+):
+    """Everything as shipped, but for the model and the amounts that it can lose."""
+    tiny_model("llama").save_pretrained(workplace / "tiny")
+    tiny_tokenizer().save_pretrained(workplace / "tiny")
+    words = ["model=tiny", "schedule.0.amount=2"]
+    words += ["protect.top=8"] if "released" in name else []
+    path = str(FOLDER / "paper" / "llama3_8b" / f"{name}.yaml")
+    options = [word for each in words for word in ("--set", each)]
+    monkeypatch.setattr(sys, "argv", ["ptl", "run", path, "--dry-run", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    rounds = 6 if "released" in name else 9
+    assert f"{80 // rounds} texts in each of {rounds} parts" in printed.out
+    assert ("sequences of data/english" in printed.out) is ("released" in name)
 
 
 # --- the page ---
