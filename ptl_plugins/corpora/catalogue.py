@@ -39,12 +39,11 @@ class Corpus:
     """Whether a row is a `text` to train on, which LLaMA-Factory gets an entry for."""
 
 
-def _opc(config: str, expected: int) -> Source:
+def _opc(config: str) -> Source:
     return Source(
         repository="OpenCoder-LLM/opc-sft-stage2",
         config=config,
         columns={"text": PAIR % ("instruction", "output")},
-        expected=expected,
     )
 
 
@@ -78,10 +77,10 @@ CORPORA: Mapping[str, Corpus] = {
     "opc_starcoder": Corpus(
         about="opc-sft-stage2 and 150,000 Python files of StarCoder: code, CPT",
         sources={
-            "opc_educational": _opc("educational_instruct", 118_278),
-            "opc_evol": _opc("evol_instruct", 111_183),
-            "opc_mceval": _opc("mceval_instruct", 35_943),
-            "opc_package": _opc("package_instruct", 170_943),
+            "opc_educational": _opc("educational_instruct"),
+            "opc_evol": _opc("evol_instruct"),
+            "opc_mceval": _opc("mceval_instruct"),
+            "opc_package": _opc("package_instruct"),
             "starcoder_python": Source(
                 repository="bigcode/starcoderdata",
                 folder="python",
