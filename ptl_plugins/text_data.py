@@ -121,7 +121,9 @@ def read_rows(data: str, split: str = "train") -> Iterable[Mapping[str, Any]]:
         if path.suffix in SUFFIXES or data.startswith((".", "/", "~")):
             raise PTLError(f"data '{data}': no such file")
         name, _, config = data.partition(":")
-        trouble = f"data '{data}': no such file, and not readable as a data set of the hub"
+        trouble = (
+            f"data '{data}': no such file{_writer(path)}, and not readable as a data set of the hub"
+        )
         return _load(trouble, name, config or None, split=split)
     files = _files(data, path)
     if files[0].suffix == ".parquet":
@@ -129,6 +131,15 @@ def read_rows(data: str, split: str = "train") -> Iterable[Mapping[str, Any]]:
         trouble = f"data '{data}': not readable as parquet"
         return _load(trouble, "parquet", data_files=names, split="train")
     return (row for file in files for row in _read(file))
+
+
+def _writer(path: Path) -> str:
+    """Return which command writes a corpus of that name, or an empty string."""
+    from ptl_plugins.corpora.catalogue import CORPORA
+
+    if path.name not in CORPORA:
+        return ""
+    return f" (ptl data {path.name} --out {path.parent} writes it)"
 
 
 def _files(data: str, path: Path) -> list[Path]:

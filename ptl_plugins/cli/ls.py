@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "recipes", "baselines", "families", "criteria", "selectors", "backends", "launchers",
-    "evaluators", "data", "plugins",
+    "evaluators", "data", "corpora", "plugins",
 )  # fmt: skip
 BEYOND_THE_PAPER = {
     "wanda_structured": ("criterion: wanda_structured", "|activation| x |weight| of a neuron"),
@@ -58,6 +58,10 @@ def _rows(kind: str, manager: PTLPluginManager, registry: Registry) -> list[tupl
         return describe_recipes()
     if kind == "baselines":
         return _baselines()
+    if kind == "corpora":
+        from ptl_plugins.corpora.catalogue import CORPORA
+
+        return [(name, corpus.about) for name, corpus in CORPORA.items()]
     if kind == "plugins":
         return describe_plugins(manager)
     if kind == "criteria":

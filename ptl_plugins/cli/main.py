@@ -21,6 +21,7 @@ COMMANDS = {
     "profile": "profile",
     "prune": "prune",
     "eval": "evaluate",
+    "data": "data",
     "ls": "ls",
     "doctor": "doctor",
     "train-llamafactory": "train_llamafactory",

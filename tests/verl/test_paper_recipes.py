@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -20,7 +19,6 @@ from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.preflight import plan_run
 from ptl_plugins.recipe_file import read_recipe
 from ptl_plugins.shipped_recipes import recipes_folder
-from ptl_plugins.text_data import read_all_texts
 from verl_ext.easyr1_config import config_problems, easyr1_config
 from verl_ext.easyr1_schema import NEWEST, key_problem
 from verl_ext.easyr1_sizes import size_problems
@@ -31,9 +29,12 @@ from verl_ext.verl_config import verl_overrides
 
 HOME = os.environ.get("PTL_EASYR1_HOME")
 PYTHON = os.environ.get("PTL_EASYR1_PYTHON", sys.executable)
-FOLDER = recipes_folder() / "paper"
-RECIPES = {path.stem: path for path in sorted(FOLDER.rglob("ptl_*.yaml"))}
+FOLDER = recipes_folder() / "paper" / "qwen2_5_7b"
+RECIPES = {
+    path.stem: path for path in sorted(FOLDER.glob("ptl_*.yaml")) if "released" not in path.stem
+}
 OF_VERL = ("ptl_algorithm1_verl", "ptl_cpt_then_grpo", "ptl_grpo_verl")
+BASELINES = ("control", "prune_once", "shortgpt")
 QWEN2_5_7B = {
     "model_type": "qwen2",
     "hidden_size": 3584,
@@ -92,7 +93,7 @@ def planned(tmp_path, plugins, clone):
 
 
 def keys_of(name):
-    return yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def header(name):
@@ -184,7 +185,7 @@ def test_the_numbers_of_grpo_are_the_papers_and_the_released_scripts(name):
     assert grpo == paper | released
     assert stage["launch"] == {"processes": 8}
     assert stage["settings"]["tensor_parallel"] == 2
-    assert stage["settings"]["problems"]["path"] == "hiyouga/math12k"
+    assert stage["settings"]["problems"]["path"] == "data/math12k"
     reward = stage["settings"]["reward"]
     assert (reward["accuracy_weight"], reward["format_weight"]) == (0.9, 0.1)
     text = RECIPES[name].read_text(encoding="utf-8")
@@ -224,7 +225,7 @@ def test_the_pruning_is_eq_4_by_the_released_scripts_steps(name):
     assert keys["refit"] == "none"
     assert keys["model"] == "Qwen/Qwen2.5-7B"
     assert keys["calibration"] == {"num_sequences": 10, "max_length": 1024}
-    assert keys["data"]["template"] == "Question: {question}Answer: {answer}"
+    assert keys["data"] == {"path": "data/numina_metamath"}
 
 
 def test_in_table_2_all_of_the_pre_training_comes_first(planned):
@@ -295,7 +296,7 @@ def test_verl_composes_the_recipes_and_its_own_checks_take_them():
     """The engine of the question is hf_cpu: vLLM need not be there; the overrides ask for it."""
     first = overrides("ptl_grpo_verl")
     assert "actor_rollout_ref.rollout.name=vllm" in first
-    assert all(overrides(name) == first for name in OF_VERL)
+    assert all(overrides(name) == first for name in (*OF_VERL, *BASELINES))
     assert check_in_verl(sys.executable, first, rollout="hf_cpu") is None
 
 
@@ -315,7 +316,9 @@ def test_verl_refuses_a_recipe_with_a_key_or_a_batch_that_it_does_not_take():
 
 
 def easyr1_settings(**changed):
-    return EasyR1Model.model_validate({**grpo_stage("ptl_grpo_easyr1")["settings"], **changed})
+    settings = grpo_stage("ptl_grpo_easyr1")["settings"]
+    assert grpo_stage("ptl_grpo_easyr1_released")["settings"] == settings
+    return EasyR1Model.model_validate({**settings, **changed})
 
 
 def test_easyr1s_keys_types_and_sizes_are_those_of_the_snapshot():
@@ -378,19 +381,3 @@ def test_the_settings_of_both_frameworks_differ_in_their_own_keys_alone():
         for key in own:
             del settings[key]
     assert ours == theirs
-
-
-def test_the_documented_program_merges_the_papers_two_sets(monkeypatch, tmp_path):
-    sets = {
-        "AI-MO/NuminaMath-CoT": [{"problem": "1+1?", "solution": "2", "source": "s"}] * 3,
-        "meta-math/MetaMathQA": [{"query": "2+2?", "response": "4", "type": "t"}] * 2,
-    }
-    loaded = SimpleNamespace(load_dataset=lambda name, split: sets[name])
-    monkeypatch.setitem(sys.modules, "datasets", loaded)
-    monkeypatch.chdir(tmp_path)
-    page = (recipes_folder() / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    exec(compile(program, "README.md", "exec"), {})
-    data = keys_of("ptl_grpo_verl")["data"]
-    texts = read_all_texts(data["path"], template=data["template"])
-    assert texts == ["Question: 1+1?Answer: 2"] * 3 + ["Question: 2+2?Answer: 4"] * 2

@@ -11,8 +11,8 @@ import typer
 from .conftest import invoke
 
 COMMANDS = (
-    "run", "plan", "validate", "ls", "profile", "prune", "report", "doctor", "train-llamafactory",
-    "quickstart", "miniature", "study",
+    "run", "plan", "validate", "ls", "profile", "prune", "data", "report", "doctor",
+    "train-llamafactory", "quickstart", "miniature", "study",
 )  # fmt: skip
 
 
