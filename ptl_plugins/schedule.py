@@ -107,9 +107,10 @@ def plan_rounds(
         for cut in spec.cuts:
             _require_sliceable(spec, sliced)
             sliced = sliced or cut.unit == "hidden"
-            if now is not None:
-                request = CutRequest(cut=cut, original=start, present=now, multiple_of=multiple_of)
-                now = _after(request, registry, protect_top, f"round {spec.index}")
+            where, present = f"round {spec.index}", now or start
+            request = CutRequest(cut=cut, original=start, present=present, multiple_of=multiple_of)
+            _require_no_importances(request, registry, where)
+            now = now and _after(request, registry, protect_top, where)
         planned.append(PlannedRound(spec=spec, geometry=now))
     return tuple(planned)
 
@@ -124,6 +125,15 @@ def _require_sliceable(spec: RoundSpec, sliced: bool) -> None:
     if sliced:
         raise PruneError(
             f"round {spec.index}: {NOT_AGAIN} (one phase of unit 'hidden' with rounds: 1)"
+        )
+
+
+def _require_no_importances(request: CutRequest, registry: Registry, where: str) -> None:
+    """Refuse a cut of directions whose number only importances could tell: they have none."""
+    if request.cut.unit == "hidden" and num_removed(request, registry) is None:
+        raise PruneError(
+            f"{where}: selector '{request.cut.selector}' reads importances, and directions of the "
+            "hidden size have none; give count, fraction, parameters or flops"
         )
 
 
@@ -151,11 +161,6 @@ def _after(
     present = size_of(request.present, unit)
     if unit == "neuron" and protect_top:
         _require_unprotected(request, removed or 0, registry, protect_top, where)
-    if removed is None and unit == "hidden":
-        raise PruneError(
-            f"{where}: selector '{request.cut.selector}' reads importances, and directions of the "
-            "hidden size have none; give count, fraction, parameters or flops"
-        )
     if removed is None:
         return None
     if removed >= present:

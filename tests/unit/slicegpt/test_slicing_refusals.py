@@ -107,8 +107,10 @@ def test_slicing_has_a_round_of_its_own(plan):
 
 
 def test_directions_have_no_importances_for_a_threshold(plan):
-    line = refusal(plan, HIDDEN | {"selector": "threshold"})
-    assert "selector 'threshold' reads importances, and directions of the hidden size" in line
+    by_scores = {"selector": "threshold", "amount": 0.1}
+    for phases in ([HIDDEN | by_scores], [NEURONS | by_scores, HIDDEN | by_scores]):
+        line = refusal(plan, *phases)
+        assert f"round {len(phases)}: selector 'threshold' reads importances, and" in line
 
 
 def test_a_criterion_of_another_unit_is_refused(plan):
