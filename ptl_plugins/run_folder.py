@@ -73,7 +73,8 @@ class RunFolder:
         path = self.path / MANIFEST
         if not path.exists() or not self.records():
             return  # nothing was done yet that another recipe could spoil
-        before = _flat(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+        kept = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        before = _flat({**LATER_KEYS, **kept})
         now = _flat(recipe_keys(recipe))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if keys:
@@ -144,6 +145,10 @@ def _line_break(stream: BinaryIO) -> bytes:
     return b"" if stream.read(1) == b"\n" else b"\n"
 
 
+LATER_KEYS = {"distill": None, "tokens": "equal", "learning_rate_schedule": "round"}
+"""Keys that came after the first run folders, and what those runs did."""
+
+
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     """Return the resolved recipe as plain values, as far as it decides any weight.
 
@@ -153,6 +158,8 @@ def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     keys = dataclasses.asdict(recipe)
     for place in ("source", "run_folder", "text", "keep"):
         del keys[place]
+    if keys["distill"]:
+        del keys["distill"]["device"]  # where it runs
     for stage in keys["stages"]:
         stage["launch"] = {"processes": stage["launch"]["processes"]}
         if stage["rounds"] is None:  # as before stages could be of some rounds alone

@@ -23,9 +23,16 @@ from ptl_plugins.durable import (
     write_text,
 )
 from ptl_plugins.errors import RunFolderError
-from ptl_plugins.run_folder import RunFolder, read_plan, read_record, recipe_keys, write_plan
+from ptl_plugins.run_folder import (
+    LATER_KEYS,
+    RunFolder,
+    read_plan,
+    read_record,
+    recipe_keys,
+    write_plan,
+)
 from ptl_plugins.stage_types import LaunchSpec, StageSpec, StageTime
-from ptl_plugins.types import Cut, EvalResult, KeepSpec, PrunePlan, RoundRecord
+from ptl_plugins.types import Cut, DistillSpec, EvalResult, KeepSpec, PrunePlan, RoundRecord
 
 HOLDER = """
 import sys, time
@@ -137,6 +144,17 @@ def test_a_changed_recipe_is_refused_with_the_keys_that_differ(begun, make_recip
     with pytest.raises(RunFolderError) as raised:
         RunFolder(begun.path, writes=False).check(make_recipe(**change))
     assert f"another recipe ({told})" in str(raised.value)
+
+
+def test_a_folder_from_before_a_key_existed_goes_on_as_it_was(begun, make_recipe):
+    path = begun.path / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for key in LATER_KEYS:
+        del manifest["recipe"][key]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    RunFolder(begun.path, writes=False).check(make_recipe())
+    with pytest.raises(RunFolderError, match="tokens: 'equal' -> 'final'"):
+        RunFolder(begun.path, writes=False).check(make_recipe(tokens="final"))
 
 
 def test_another_recipe_may_take_a_folder_where_nothing_was_done_yet(run, make_recipe):
@@ -374,6 +392,12 @@ def test_the_manifest_compares_plain_values(make_recipe):
     assert keys["stages"][0]["launch"] == {"processes": 1}
     fields = {field.name for field in dataclasses.fields(make_recipe())}
     assert set(keys) == fields - {"source", "run_folder", "text", "keep"}
+
+
+def test_a_teacher_may_move_to_another_device_between_the_tries(make_recipe):
+    teacher = DistillSpec(teacher="original", weight=0.5, device="cuda:1")
+    keys = recipe_keys(make_recipe(distill=teacher))
+    assert keys["distill"] == {"teacher": "original", "weight": 0.5, "dtype": None}
 
 
 def test_an_event_after_a_torn_one_stands_on_a_line_of_its_own(tmp_path):
