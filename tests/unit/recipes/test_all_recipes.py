@@ -50,7 +50,8 @@ PAGE = FOLDER.parent / "docs" / "reproduce.md"
 
 
 def test_all_recipes_are_found():
-    found = [path.relative_to(FOLDER).parts[0] for path in FOLDER.rglob("*.yaml") if path.name != STUDY]
+    paths = (path for path in FOLDER.rglob("*.yaml") if path.name != STUDY)
+    found = [path.relative_to(FOLDER).parts[0] for path in paths]
     assert {folder: found.count(folder) for folder in found} == COUNTS
 
 
