@@ -34,7 +34,7 @@ lint: install-dev
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 schema: install
 	$(BIN)/python -m ptl_plugins.recipe_schema
