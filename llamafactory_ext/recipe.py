@@ -56,6 +56,12 @@ RULES: tuple[Rule, ...] = (
     ("seed", is_seed, "give a whole number from 0 to 4294967295"),
     ("streaming", lambda v: not v, "parts are cut by document: streaming must be off"),
     (
+        "neat_packing",
+        lambda v: not v,
+        "LLaMA-Factory has it for supervised fine-tuning alone; remove the key: stage 'pt' packs "
+        "the documents anyway",
+    ),
+    (
         "tokenized_path",
         lambda v: not v,
         "a tokenised cache hides the documents; remove the key, PTL cuts before packing",

@@ -8,6 +8,7 @@ it is fused into the matrices behind them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -125,14 +126,15 @@ def allowed_keys(
         padding: 1 for each of the `num_keys` tokens that is real, [batch, keys]; None: all are.
         device: where the result lies.
     """
+    # compared and never subtracted: numbers of all pairs would take eight times the memory
     keys = torch.arange(num_keys, device=device)
-    distance = keys[num_keys - num_queries :, None] - keys
-    allowed = (distance >= 0)[None]
+    queries = keys[num_keys - num_queries :, None]
+    allowed = (keys <= queries)[None]
     if window is not None:
-        allowed = allowed & (distance < window)
+        allowed = allowed & (keys > queries - window)
     if padding is not None:
         # a query that sees nothing at all would be no number, so each sees itself
-        allowed = allowed & padding[:, None, :].bool() | (distance == 0)
+        allowed = allowed & padding[:, None, :].bool() | (keys == queries)
     return allowed[:, None]
 
 
@@ -154,9 +156,25 @@ def layer_masks(
     for window in set(config.attention_windows):
         sees_all = window is None or window >= num_keys
         plain = padding is None and sees_all and (past == 0 or num_queries == 1)
-        mask = allowed_keys(num_queries, num_keys, window, padding, device=device)
-        made[window] = None if plain else mask
+        made[window] = (
+            None if plain else allowed_keys(num_queries, num_keys, window, padding, device=device)
+        )
     return [made[window] for window in config.attention_windows]
+
+
+def refuse_other_outputs(config: PTLSlicedConfig, asked: Mapping[str, Any]) -> None:
+    """Refuse outputs that a sliced model does not give, asked for by a call or its config.
+
+    Raises:
+        ValueError: hidden states, attention weights or a tuple are asked for.
+    """
+    for name, given in (("output_hidden_states", False), ("output_attentions", False),
+                        ("return_dict", True)):  # fmt: skip
+        value = asked.get(name)
+        if value is None:
+            value = getattr(config, name, given)
+        if value != given:
+            raise ValueError(f"a sliced model has no {name}={value}; leave {name} out")
 
 
 class SlicedMLP(nn.Module):
@@ -249,6 +267,7 @@ class PTLSlicedModel(PTLSlicedPreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Run the layers; `attention_mask` is 1 for real tokens, those in the cache included."""
+        refuse_other_outputs(self.config, kwargs)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
         checkpointing = self.gradient_checkpointing and self.training
@@ -310,6 +329,7 @@ class PTLSlicedForCausalLM(PTLSlicedPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Return logits of the last `logits_to_keep` tokens (0: all), and the loss of `labels`."""
+        refuse_other_outputs(self.config, kwargs)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

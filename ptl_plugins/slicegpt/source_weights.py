@@ -99,21 +99,24 @@ class SourceWeights:
     ) -> Half:
         start = f"{self.family.layers}.{layer}."
         before, behind = norms
+        stored = self._read(f"{start}{name}.{output}.weight")
         return Half(
             name=name,
             inputs={each: self._linear(f"{start}{name}.{each}") for each in inputs},
             output_name=output,
-            output=self._linear(f"{start}{name}.{output}"),
+            output=self._with_bias(f"{start}{name}.{output}", stored),
             scale=self._scale(start + before),
             branch_scale=None if behind is None else self._scale(start + behind),
-            dtype=self._read(f"{start}{name}.{output}.weight").dtype,
+            dtype=stored.dtype,
         )
 
     def _linear(self, name: str) -> Linear:
+        return self._with_bias(name, self._read(f"{name}.weight"))
+
+    def _with_bias(self, name: str, weight: torch.Tensor) -> Linear:
         has_bias = f"{name}.bias" in self.checkpoint.tensors
         bias = self._read(f"{name}.bias").to(self.device, torch.float32) if has_bias else None
-        weight = self._read(f"{name}.weight").to(self.device, torch.float32)
-        return Linear(weight=weight, bias=bias)
+        return Linear(weight=weight.to(self.device, torch.float32), bias=bias)
 
     def _scale(self, name: str) -> torch.Tensor:
         weight = self._read(f"{name}.weight").to(self.device, torch.float64)

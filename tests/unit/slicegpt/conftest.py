@@ -44,13 +44,18 @@ class Pair:
 
 @pytest.fixture
 def slice_tiny(tmp_path, registry) -> Callable[..., Pair]:
-    """Return a function that slices a tiny model; larger weights make it far from linear."""
+    """Return a function that slices a tiny model; larger weights make it far from linear.
 
-    def make(family: str, *, hidden: int = 24, basis=SLICEGPT.basis, **keys) -> Pair:
+    `change` is called with the dense model before it is saved.
+    """
+
+    def make(family: str, *, hidden: int = 24, basis=SLICEGPT.basis, change=None, **keys) -> Pair:
         dense = tiny_model(family, attn_implementation="eager", **keys)
         with torch.no_grad():
             for parameter in dense.parameters():
                 parameter.mul_(3 if parameter.dim() == 2 else 1)
+        if change is not None:
+            change(dense)
         dense.save_pretrained(tmp_path / "dense")
         tiny_tokenizer().save_pretrained(tmp_path / "dense")
         request = SliceRequest(

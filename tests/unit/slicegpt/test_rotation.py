@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ptl_plugins.slicegpt.criterion import RANDOM_DIRECTIONS, SLICEGPT
 from ptl_plugins.slicegpt.layer_slicing import Slicer
 from ptl_plugins.slicegpt.sliced_checkpoint import slice_checkpoint
+from ptl_plugins.testing import tiny_model
 
 HIDDEN = 32
 MODELS = [
@@ -24,6 +25,17 @@ MODELS = [
     ("mistral", {}),
     ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}}),
 ]
+THETA = {"rope_theta": 500.0, "factor": 4.0}
+BEFORE = {"original_max_position_embeddings": 16}
+ROPES = {
+    "llama3": {**THETA, **BEFORE, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {**THETA, **BEFORE},
+    "dynamic": THETA,
+}
+"""Far from plain rope at 40 tokens, of a model with 32 positions (yarn: 64)."""
+PLAIN = {"rope_type": "default", "rope_theta": 500.0}
+KINDS = ["full_attention", "sliding_attention", "full_attention", "full_attention",
+         "sliding_attention"]  # fmt: skip
 
 
 def tokens(rows, length, seed=0):
@@ -34,9 +46,7 @@ def relative(ours, theirs):
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-@pytest.mark.parametrize(("family", "keys"), MODELS)
-def test_rotation_without_slicing_keeps_the_logits(slice_tiny, family, keys):
-    pair = slice_tiny(family, hidden=HIDDEN, **keys)
+def require_the_same_logits(pair):
     ids = tokens(2, 40)  # more than the window of 8
     mask = torch.ones_like(ids)
     mask[1, :7] = 0
@@ -45,6 +55,31 @@ def test_rotation_without_slicing_keeps_the_logits(slice_tiny, family, keys):
         theirs = pair.dense(ids, attention_mask=mask).logits
     assert relative(ours[0], theirs[0]) < 1e-4
     assert relative(ours[1, 7:], theirs[1, 7:]) < 1e-4
+
+
+@pytest.mark.parametrize(("family", "keys"), MODELS)
+def test_rotation_without_slicing_keeps_the_logits(slice_tiny, family, keys):
+    require_the_same_logits(slice_tiny(family, hidden=HIDDEN, **keys))
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_rotation_keeps_the_logits_of_every_kind_of_rope(slice_tiny, kind):
+    keys = {"rope_parameters": {"rope_type": kind, **ROPES[kind]}}
+    keys["max_position_embeddings"] = 64 if kind == "yarn" else 32
+    pair = slice_tiny("llama", hidden=HIDDEN, **keys)
+    require_the_same_logits(pair)
+    ids = tokens(1, 40)
+    plain = tiny_model("llama", **{**keys, "rope_parameters": PLAIN}).eval()
+    plain.load_state_dict(pair.dense.state_dict())
+    with torch.no_grad():  # otherwise a rope that is not passed on would not be seen
+        assert relative(plain(ids).logits, pair.dense(ids).logits) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_rotation_keeps_the_logits_where_the_config_lists_each_layers_kind(slice_tiny, family):
+    pair = slice_tiny(family, hidden=HIDDEN, layer_types=KINDS)
+    assert pair.model.config.attention_windows == [None, 8, None, None, 8]
+    require_the_same_logits(pair)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])

@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ptl_plugins.testing import tiny_tokenizer
+
 FAMILIES = ["llama", "qwen2", "gemma2", "mistral"]
 RELOAD = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 assert not any(name.startswith("ptl_plugins") for name in sys.modules)
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-AutoTokenizer.from_pretrained(sys.argv[1])
+AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules")
 with torch.no_grad():
     torch.save(model(torch.arange(4, 24)[None]).logits, sys.argv[3])
@@ -150,17 +152,43 @@ def test_what_it_cannot_do_is_said(slice_tiny):
         model.generate(tokens(1, 8), max_new_tokens=4, cache_implementation="static")
 
 
+@pytest.mark.parametrize(
+    "asked", [{"output_hidden_states": True}, {"output_attentions": True}, {"return_dict": False}]
+)
+def test_outputs_that_it_does_not_have_are_refused(slice_tiny, asked):
+    pair = slice_tiny("llama")
+    ((name, value),) = asked.items()
+    message = f"a sliced model has no {name}={value}; leave {name} out"
+    for model in (pair.model, pair.model.model):
+        with pytest.raises(ValueError, match=message):
+            model(tokens(1, 8), **asked)
+    with torch.no_grad():
+        assert pair.model(tokens(1, 8), **{name: not value}).logits.shape == (1, 8, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("output_hidden_states", True), ("return_dict", False)]
+)
+def test_outputs_that_it_does_not_have_are_refused_of_its_config_too(slice_tiny, name, value):
+    model = slice_tiny("llama").model
+    setattr(model.config, name, value)
+    with pytest.raises(ValueError, match=f"a sliced model has no {name}={value}"):
+        model(tokens(1, 8))
+
+
 @pytest.mark.timeout(180)
-def test_without_trust_it_is_not_loaded_outside_ptl(slice_tiny, tmp_path):
+def test_without_trust_its_tokenizer_alone_is_loaded_outside_ptl(slice_tiny, tmp_path):
     pair = slice_tiny("llama")
     program = (
-        "import sys; from transformers import AutoModelForCausalLM as M; "
+        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        "print(len(T.from_pretrained(sys.argv[1], trust_remote_code=False)), flush=True); "
         "M.from_pretrained(sys.argv[1], trust_remote_code=False)"
     )
     env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PTL_AUTOLOAD": "0"}
     words = [sys.executable, "-c", program, str(pair.folder)]
     done = subprocess.run(words, env=env, capture_output=True, text=True)
     assert done.returncode == 1
+    assert done.stdout.strip() == str(len(tiny_tokenizer()))
     assert "trust_remote_code" in done.stderr
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from llamafactory_ext.backend import LlamaFactory
+from llamafactory_ext.recipe import read_llamafactory_recipe
+from ptl_plugins.errors import RecipeError
 from ptl_plugins.geometry import geometry
 from ptl_plugins.manager import build_manager, build_registry
+from ptl_plugins.recipe import RecipeSource
 from ptl_plugins.stage_types import ModelChecker, StageModel, StageSpec
 from ptl_plugins.testing import tiny_model
 
@@ -79,3 +82,23 @@ def test_grpo_on_a_sliced_model_is_refused_by_both_backends(shapes, name, settin
     (line,) = backend.check_model(stage, asked(shapes)).splitlines()
     assert line.startswith("backend: the rollout cannot load a sliced model: its architecture")
     assert "sliced" not in (backend.check_model(stage, asked(shapes[:1], sliced=False)) or "")
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_neat_packing_beside_a_ptl_section_is_refused_before_anything_is_cut(registry, value):
+    """LLaMA-Factory itself refuses it in stage `pt`, but not before the model was cut."""
+    keys = {
+        "model_name_or_path": "model", "output_dir": "out", "dataset": "tiny", "stage": "pt",
+        "finetuning_type": "full", "do_train": True, "neat_packing": value,
+        "ptl": {"schedule": [{"unit": "neuron", "amount": 8}]},
+    }  # fmt: skip
+    source = RecipeSource(
+        path=Path("x.yaml"), keys=keys, text="", registry=registry, thorough=False
+    )
+    if not value:
+        assert read_llamafactory_recipe(source).rounds
+        return
+    with pytest.raises(RecipeError) as caught:
+        read_llamafactory_recipe(source)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("x.yaml: neat_packing: True: LLaMA-Factory has it for supervised")
