@@ -13,8 +13,16 @@ import yaml
 from llamafactory_ext.recipe import RULES
 from llamafactory_ext.settings_check import check_settings
 from llamafactory_ext.sliced_stage import sliced_problems
-from llamafactory_ext.taught_stage import REPORT, require_teachable, say_report, teacher_keys
+from llamafactory_ext.taught_stage import (
+    REPORT,
+    require_interpreter,
+    require_teachable,
+    say_report,
+    taught_problems,
+    teacher_keys,
+)
 from ptl_plugins.durable import json_text
+from ptl_plugins.errors import PTLError
 from ptl_plugins.kept_files import TRAINED
 from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
@@ -29,7 +37,7 @@ FIXED = {"stage": "pt", "finetuning_type": "full"}
 CHANGES_THE_ROUND = {
     "tokenized_path", "adapter_name_or_path", "quantization_bit", "resize_vocab", "add_tokens",
     "add_special_tokens", "new_special_tokens_config", "rope_scaling", "push_to_hub",
-    "use_llama_pro", "mixture_of_depths", "train_from_scratch",
+    "neat_packing", "use_llama_pro", "mixture_of_depths", "train_from_scratch",
 }  # fmt: skip
 """Keys that would train on another part, train another model, or save something else."""
 DEFAULTS = {"save_strategy": "no", "overwrite_cache": True, "report_to": "none", "logging_steps": 1}
@@ -75,6 +83,18 @@ class LlamaFactory:
         if not model.sliced:
             return None
         return "\n".join(f"settings.{line}" for line in sliced_problems(stage.settings)) or None
+
+    def check_taught(self, stage: StageSpec) -> str | None:
+        """Return which settings do not go with the recipe's teacher, or None."""
+        return "\n".join(taught_problems(stage.settings)) or None
+
+    def check_taught_thoroughly(self, stage: StageSpec) -> str | None:
+        """Return what the stage's interpreter lacks for a teacher, which is asked, or None."""
+        try:
+            require_interpreter(stage)
+        except PTLError as error:
+            return str(error)
+        return None
 
     def job(self, ctx: RoundContext, stage: StageSpec, model: Path, folder: Path) -> StageJob:
         """Return the yaml, the round's part as a data set, and the command that trains on it.

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, Trainer
 from llamafactory_ext.distillation_report import DistillationReport, peak_memory, reset_peak
 from llamafactory_ext.launching import end_with
 from llamafactory_ext.taught_stage import REPORT
-from ptl_plugins.distillation.loss import Sums, distillation_sums, head_of, targets_of
+from ptl_plugins.distillation.head import head_of
+from ptl_plugins.distillation.loss import Sums, distillation_sums, targets_of
 from ptl_plugins.distillation.teacher import load_teacher
 from ptl_plugins.errors import PTLError
 from ptl_plugins.types import DistillSpec

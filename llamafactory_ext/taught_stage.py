@@ -59,9 +59,23 @@ def require_teachable(stage: StageSpec) -> None:
         PTLError: it lacks PTL, or its LLaMA-Factory is none that PTL enters, or a setting does
             not go with a teacher: another loss, weights in shards.
     """
-    problems = [*distillation_problems(stage.settings), *sharding_problems(stage.settings)]
-    if problems:
-        raise PTLError("; ".join(f"settings.{problem}" for problem in problems))
+    if problems := taught_problems(stage.settings):
+        raise PTLError("; ".join(problems))
+    require_interpreter(stage)
+
+
+def taught_problems(settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys that do not go with a teacher, `settings.KEY: why`; nothing is started."""
+    problems = [*distillation_problems(settings), *sharding_problems(settings)]
+    return [f"settings.{problem}" for problem in problems]
+
+
+def require_interpreter(stage: StageSpec) -> None:
+    """Make sure that a stage's interpreter has PTL and a LLaMA-Factory that it enters.
+
+    Raises:
+        PTLError: it has not; the line begins with `python:`.
+    """
     if stage.launch.launcher == LaunchSpec().launcher:  # else the interpreter is not this machine's
         _require_ptl(stage.python or sys.executable)
 

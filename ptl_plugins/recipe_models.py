@@ -5,6 +5,7 @@ The docstring of a key is its description in `recipes/schema.json`, which editor
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -13,7 +14,29 @@ from ptl_plugins.amounts import read_amount
 from ptl_plugins.schedule import Order
 from ptl_plugins.types import LearningRateSchedule, Refit, Tokens
 
+DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "maia", "npu", "xla", "privateuseone")
+"""Types of torch's devices that a model can compute on; ROCm's GPUs are `cuda` to torch."""
+DEVICE = f"^({'|'.join(DEVICE_TYPES)})(:(0|[1-9][0-9]?))?$"
 STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def read_device(value: str) -> str:
+    """Return a device of torch's as it is given; torch is not imported.
+
+    Raises:
+        ValueError: torch has no such device.
+    """
+    if re.fullmatch(DEVICE, value) is None:
+        raise ValueError(
+            f"is no device of torch; allowed: {', '.join(DEVICE_TYPES)}, the number of one behind "
+            "a colon, such as cuda:1"
+        )
+    return value
+
+
+Device = Annotated[
+    str, pydantic.AfterValidator(read_device), pydantic.Field(json_schema_extra={"pattern": DEVICE})
+]
 
 
 class _Strict(pydantic.BaseModel):
@@ -90,7 +113,7 @@ class DistillModel(_Strict):
     """The loss is (1 - weight) * cross-entropy + weight * KL(teacher || student); 0 is off."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the teacher computes in; unset, as its checkpoint is stored."""
-    device: Annotated[str, pydantic.Field(pattern="^[a-z]+(:[0-9]+)?$")] | None = None
+    device: Device | None = None
     """Where the teacher is, such as cpu or cuda:1; unset, with the model that is trained."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ptl_plugins.distillation.teacher_check import teacher_problems, untaught
+from ptl_plugins.distillation.teacher_check import taught_stage_problems, teacher_problems
 from ptl_plugins.errors import RecipeError, UnknownNameError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.recipe import RecipeSource, resolve, section_problems
@@ -120,8 +120,9 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
     if problems:
         raise _refused(source, problems)
     section = resolve(model)
+    stages = tuple(_stage(stage) for stage in model.recover)
     problems = _round_problems(model, section.rounds)
-    problems += untaught(section.distill, [s.backend for s in model.recover], source.registry)
+    problems += taught_stage_problems(section.distill, stages, source.registry)
     if not problems and source.thorough:
         problems = teacher_problems(section.distill, model.model, source.registry)
     if problems:
@@ -137,7 +138,7 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         refit=section.refit,
         protect=section.protect,
         calibration=section.calibration,
-        stages=tuple(_stage(stage) for stage in model.recover),
+        stages=stages,
         evaluation=section.evaluation,
         text=source.text,
         data=DataSpec(**model.data.model_dump()),

@@ -1,4 +1,7 @@
-"""Asks every stage's backend whether its framework's own parser takes the settings."""
+"""Asks every stage's backend whether its framework's own parser takes the settings.
+
+Where the recipe has a teacher, the interpreter is asked whether it can distil as well.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from ptl_plugins.distillation.teacher_check import untaught_interpreter
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.registry import Registry
 from ptl_plugins.run_folder import RunFolder
@@ -49,6 +53,7 @@ def check_stages(
             else:
                 unchecked.append(str(error))
         else:
+            found = found or untaught_interpreter(recipe, stage, registry)
             problems += [_placed(recipe, index, line) for line in (found or "").splitlines()]
     if problems:
         raise RecipeError("\n".join(f"{recipe.source}: {line}" for line in problems))

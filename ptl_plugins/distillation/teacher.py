@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from ptl_plugins.distillation.loss import TeacherLogits, head_of
+from ptl_plugins.distillation.head import head_of
+from ptl_plugins.distillation.loss import TeacherLogits
 from ptl_plugins.errors import PTLError
 from ptl_plugins.types import DistillSpec
 

@@ -5,16 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ptl_plugins.errors import PTLError
 from ptl_plugins.families import find_family
 from ptl_plugins.model_config import config_path, read_config
 from ptl_plugins.registry import Registry
-from ptl_plugins.types import DistillSpec
+from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.types import DistillSpec, Recipe
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 """Files that hold a vocabulary; the first one that a folder has is its tokenizer's."""
+
+
+@runtime_checkable
+class TaughtBackend(Protocol):
+    """A backend whose stages can have a teacher, and that can tell which of them cannot."""
+
+    distils: bool
+
+    def check_taught(self, stage: StageSpec) -> str | None:
+        """Return what does not go with a teacher, a line per problem as `Backend.check` does."""
+        ...
+
+    def check_taught_thoroughly(self, stage: StageSpec) -> str | None:
+        """Return what the stage's interpreter lacks for a teacher; may take seconds."""
+        ...
 
 
 def teacher_problems(spec: DistillSpec | None, original: str, registry: Registry) -> list[str]:
@@ -49,6 +65,35 @@ def untaught(spec: DistillSpec | None, backends: Sequence[str], registry: Regist
     able = [name for name, _ in registry.backends.items() if _distils(name, registry)]
     allowed = ", ".join(able) or "none is installed"
     return [f"distill: no stage in 'recover' can have a teacher; backends that can: {allowed}"]
+
+
+def taught_stage_problems(
+    spec: DistillSpec | None, stages: Sequence[StageSpec], registry: Registry
+) -> list[str]:
+    """Return what is wrong with the stages of a recipe with a teacher; nothing is started.
+
+    Args:
+        spec: the recipe's `distill`.
+        stages: the recipe's, each of a backend that is registered.
+        registry: their backends.
+    """
+    problems = untaught(spec, [stage.backend for stage in stages], registry)
+    if spec is None or not spec.is_on:
+        return problems
+    for index, stage in enumerate(stages):
+        backend = registry.backends.get(stage.backend)
+        found = backend.check_taught(stage) if isinstance(backend, TaughtBackend) else None
+        problems += [f"recover.{index}.{line}" for line in (found or "").splitlines()]
+    return problems
+
+
+def untaught_interpreter(recipe: Recipe, stage: StageSpec, registry: Registry) -> str | None:
+    """Return what a stage's interpreter lacks for the recipe's teacher, or None; it is asked."""
+    taught = recipe.distill is not None and recipe.distill.is_on
+    backend = registry.backends.get(stage.backend)
+    if recipe.data is None or not taught or not isinstance(backend, TaughtBackend):
+        return None  # in a framework's own door its interpreter has PTL: it reads the recipe
+    return backend.check_taught_thoroughly(stage)
 
 
 def _distils(name: str, registry: Registry) -> bool:

@@ -14,7 +14,7 @@ from llamafactory_ext.taught_stage import (
     sharding_problems,
     teacher_keys,
 )
-from ptl_plugins.distillation.teacher_check import untaught
+from ptl_plugins.distillation.teacher_check import taught_stage_problems, untaught
 from ptl_plugins.errors import PTLError
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.recipe import RecipeSource
@@ -82,6 +82,16 @@ def test_only_a_deepspeed_file_of_zero_3_is_refused(tmp_path):
     assert sharding_problems({"deepspeed": str(tmp_path / "none.json")}) == []
     (problem,) = sharding_problems({"deepspeed": str(files[3])})
     assert problem.startswith("deepspeed: ZeRO-3: ")
+
+
+def test_the_stages_of_a_recipe_are_held_against_its_teacher_and_nothing_is_asked():
+    both = {"fsdp": "full_shard", "label_smoothing_factor": 0.1}
+    stages = [stage(), stage(settings=both, python="/no/such/python")]
+    first, second = taught_stage_problems(DistillSpec(teacher="x", weight=1.0), stages, REGISTRY)
+    assert first.startswith("recover.1.settings.label_smoothing_factor: 0.1: ")
+    assert second.startswith("recover.1.settings.fsdp: 'full_shard': ")
+    for off in (None, DistillSpec(teacher="x", weight=0.0)):
+        assert taught_stage_problems(off, stages, REGISTRY) == []
 
 
 def test_the_original_of_a_stage_is_the_runs_and_a_folder(tmp_path):

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ptl_plugins.distillation.loss import distillation_sums, head_of, targets_of
+from ptl_plugins.distillation.head import Head, head_of
+from ptl_plugins.distillation.loss import distillation_sums, targets_of
 from ptl_plugins.distillation.teacher import Teacher
 from ptl_plugins.testing import tiny_model
 
@@ -143,6 +145,101 @@ def test_a_batch_without_a_target_has_no_loss_and_gradients_of_zero():
     found.loss.backward()
     assert found.loss.item() == 0.0
     assert not student.lm_head.weight.grad.any()
+
+
+def random_head(dtype, *, kind=torch.nn.Linear, tokens=512):
+    """Return a head of 64 x 512, states and the teacher's logits of `tokens` targets."""
+    torch.manual_seed(3)
+    head = Head(module=kind(64, 512).to(dtype))
+    states = torch.randn(tokens, 64).to(dtype).requires_grad_()
+    return head, states, torch.randint(512, (tokens,)), torch.randn(tokens, 512, dtype=torch.double)
+
+
+class OtherLinear(torch.nn.Linear):
+    """A head that is not known to be a plain one, although it is."""
+
+
+def weight_gradient(head, states, targets, teacher, *, rows):
+    sums = distillation_sums(
+        head, states, targets, lambda part: teacher[part], weight=0.5, logits_per_chunk=rows * 512
+    )
+    (sums.loss / len(targets)).backward()
+    return head.module.weight.grad
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Linear, OtherLinear])
+def test_the_gradient_of_a_head_in_bf16_does_not_lose_more_in_more_chunks(kind):
+    head, states, targets, teacher = random_head(torch.bfloat16, kind=kind)
+    exact = Head(module=copy.deepcopy(head.module).double())
+    wanted = weight_gradient(
+        exact, states.detach().double().requires_grad_(), targets, teacher, rows=512
+    )
+    for rows in (512, 1):
+        head.module.zero_grad()
+        found = weight_gradient(head, states, targets, teacher, rows=rows)
+        assert float((found.double() - wanted.double()).norm() / wanted.norm()) < 0.005
+    assert head.module.weight.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_under_autocast_has_the_gradients_of_autograd(dtype):
+    head, states, targets, teacher = random_head(torch.float32)
+    other = OtherLinear(64, 512)
+    other.load_state_dict(head.module.state_dict())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = weight_gradient(head, states, targets, teacher, rows=100)
+        wanted = weight_gradient(
+            Head(module=other), states.detach().requires_grad_(), targets, teacher, rows=100
+        )
+    error = float((found.double() - wanted.double()).norm() / wanted.norm())
+    assert error < (1e-6 if dtype == torch.float32 else 1e-3)
+    assert head.module.bias.grad is not None
+
+
+def test_a_second_backward_pass_is_refused():
+    head, states, targets, teacher = random_head(torch.float32, tokens=8)
+    sums = distillation_sums(head, states, targets, lambda part: teacher[part], weight=0.5)
+    sums.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        sums.loss.backward()
+
+
+class LiveBytes(TorchDispatchMode):
+    """Notes the most bytes that were there at once of what was made since it began."""
+
+    def __init__(self):
+        super().__init__()
+        self.peak = 0
+        self._live = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        known = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if torch.is_tensor(leaf)
+        }
+        result = function(*args, **(kwargs or {}))
+        self._live = {key: held for key, held in self._live.items() if not held[0].expired()}
+        for leaf in filter(torch.is_tensor, tree_leaves(result)):
+            storage = leaf.untyped_storage()
+            if storage._cdata not in known:
+                self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cap"), [(torch.float32, None), (torch.float32, 2.0), (torch.bfloat16, None)]
+)
+def test_one_gradient_of_the_head_and_three_tensors_of_a_chunk_exist_at_once(dtype, cap):
+    head, states, targets, teacher = random_head(dtype, tokens=64)
+    head, teacher = Head(module=head.module, cap=cap), teacher.to(dtype)
+    with LiveBytes() as live:
+        weight_gradient(head, states, targets, teacher, rows=8)
+    chunk, summed, result = 8 * 512 * 4, 64 * 512 * 4, 64 * 512 * dtype.itemsize
+    chunks = 3 if cap is None else 4  # of a soft cap the tanh stays
+    bound = summed + (chunks * chunk if dtype == torch.float32 else result)  # cast at the end
+    assert summed < live.peak < bound + states.nbytes + 4096
 
 
 class LargestTensor(TorchDispatchMode):
