@@ -44,7 +44,7 @@ def stage(**settings):
         ({"finetuning_type": "lora"}, "settings.finetuning_type: 'lora' cannot be used here"),
         ({"tokenized_path": "cache"}, "settings.tokenized_path: 'cache': a tokenised cache hides"),
         ({"quantization_bit": 4}, "settings.quantization_bit: 4: a quantised model cannot"),
-        ({"neat_packing": True}, "settings.neat_packing: True: LLaMA-Factory has it for supervised"),
+        ({"neat_packing": True}, "settings.neat_packing: True: LLaMA-Factory has it for"),
         ({"push_to_hub": False, "learning_rate": 1e-5}, None),
         (
             {"seed": 1, "stage": "sft"},
