@@ -120,7 +120,16 @@ class LlamaFactory:
         )
 
     def collect(self, job: StageJob) -> Path:
-        """Return what LLaMA-Factory saved: it is a checkpoint already."""
+        """Return what LLaMA-Factory saved: it is a checkpoint already.
+
+        Raises:
+            PTLError: the stage has a teacher, and trained without it.
+        """
+        if job.steps is not None and not job.steps.is_file():
+            raise PTLError(
+                f"{job.result}: has no {REPORT}: LLaMA-Factory trained without the teacher; remove "
+                "the setting that takes another trainer than its own, or 'distill'"
+            )
         say_report(job.result)
         return job.result
 

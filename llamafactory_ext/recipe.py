@@ -152,9 +152,13 @@ def _broken_rules(keys: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+UNTAUGHT = ("label_smoothing_factor", "torch_compile", "use_mca", "use_unsloth", "use_kt", "fp8")
+"""Keys under which another trainer, loss or forward pass would leave the teacher out."""
+
+
 def distillation_problems(keys: Mapping[str, Any]) -> list[str]:
     """Return the keys that change the loss or the forward pass that a teacher's needs."""
-    given = (key for key in ("label_smoothing_factor", "torch_compile") if keys.get(key))
+    given = (key for key in UNTAUGHT if keys.get(key))
     return [f"{key}: {keys[key]!r}: does not go with a teacher; remove it" for key in given]
 
 

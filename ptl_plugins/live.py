@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ptl_plugins.attention import exact_attention
 from ptl_plugins.families import Family
+from ptl_plugins.model_config import read_config
 from ptl_plugins.types import Subject
 
 
@@ -54,7 +56,10 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     from ptl_plugins.slicegpt.auto_classes import register_sliced_models
 
     register_sliced_models()
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    attention = exact_attention(read_config(str(folder)))
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", attn_implementation=attention
+    )
     model.to(accelerator())
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 

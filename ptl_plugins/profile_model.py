@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptl_plugins.attention import exact_attention
 from ptl_plugins.errors import PTLError
 from ptl_plugins.geometry import NOT_AGAIN, SLICED
 from ptl_plugins.model_config import read_config
@@ -84,7 +85,8 @@ def load_model(folder: Path, family: Family) -> PreTrainedModel:
 
     from ptl_plugins.live import accelerator
 
-    if read_config(str(folder)).get("model_type") == SLICED:
+    config = read_config(str(folder))
+    if config.get("model_type") == SLICED:
         raise PTLError(f"{folder}: {NOT_AGAIN}")
     device = accelerator()
     if device.type == "cpu":
@@ -94,7 +96,11 @@ def load_model(folder: Path, family: Family) -> PreTrainedModel:
     logging.set_verbosity_error()  # what is wrong is told in one line
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            dtype="auto",
+            attn_implementation=exact_attention(config),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         model: PreTrainedModel = loaded[0]
         _require_whole(folder, family, model, loaded[1])

@@ -74,6 +74,8 @@ class RunFolder:
         if not path.exists() or not self.records():
             return  # nothing was done yet that another recipe could spoil
         kept = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        if kept.get("distill"):
+            kept["distill"].pop("device", None)  # kept by runs before it was free to change
         before = _flat({**LATER_KEYS, **kept})
         now = _flat(recipe_keys(recipe))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))

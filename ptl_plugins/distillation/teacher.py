@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
+from ptl_plugins.attention import exact_attention
 from ptl_plugins.distillation.head import head_of
 from ptl_plugins.distillation.loss import TeacherLogits
 from ptl_plugins.errors import PTLError
@@ -64,7 +65,7 @@ class Stopwatch:
     """Adds up seconds of a device's work; on a CUDA device without making the program wait."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._seconds = 0.0
         self._pairs: list[tuple[Any, Any]] = []
         self._start: Any = None
@@ -90,7 +91,7 @@ class Stopwatch:
         if not self._cuda:
             return time.perf_counter()
         event = cast("Any", torch.cuda.Event)(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
 
@@ -122,6 +123,8 @@ def load_beside(
 ) -> PreTrainedModel:
     """Load a checkpoint that works beside a live model, with the attention that this one has.
 
+    Where that one would leave out what the checkpoint needs, it gets another (`exact_attention`).
+
     Args:
         model: the live model.
         name: the checkpoint's folder, or a name of the hub.
@@ -133,12 +136,13 @@ def load_beside(
     """
     from transformers import AutoModelForCausalLM
 
-    from ptl_plugins.model_config import model_folder
+    from ptl_plugins.model_config import model_folder, read_config
     from ptl_plugins.slicegpt.auto_classes import register_sliced_models
 
     folder = model_folder(name)
     register_sliced_models()
-    attention = model.config._attn_implementation
+    beside = model.config._attn_implementation
+    attention = exact_attention(read_config(name), beside, dtype=dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", attn_implementation=attention

@@ -138,5 +138,5 @@ def _vocabulary(path: Path) -> object:
         keys = json.loads(path.read_text(encoding="utf-8"))
         added = {entry["id"]: entry["content"] for entry in keys.get("added_tokens", ())}
         return added, keys["model"]["vocab"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PTLError(f"{path}: cannot be read as a tokenizer ({error!r})") from error

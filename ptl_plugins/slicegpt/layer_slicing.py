@@ -189,8 +189,11 @@ def rotated_rows(
     Computed in fp64, some thousand rows at a time: embeddings are large.
     """
     right = rotation if scale is None else scale[:, None] * rotation
-    rows = (matrix[start : start + ROWS] for start in range(0, len(matrix), ROWS))
-    return torch.cat([(r.to(right.device).double() @ right).to(matrix.dtype).cpu() for r in rows])
+    rotated = torch.empty(len(matrix), right.shape[1], dtype=matrix.dtype)
+    for start in range(0, len(matrix), ROWS):
+        rows = matrix[start : start + ROWS].to(right.device).double() @ right
+        rotated[start : start + ROWS] = rows.to(matrix.dtype).cpu()
+    return rotated
 
 
 def _rotated_inputs(half: Half, rotation: torch.Tensor) -> Tensors:

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from ptl_plugins.live import load_checkpoint
 from ptl_plugins.profile_run import ProfileRequest, run_profile
 from ptl_plugins.prune_run import PruneRequest, run_prune
 from ptl_plugins.ranks import SingleProcess
@@ -46,8 +47,8 @@ def data(tmp_path):
 @torch.no_grad()
 def block_influences(folder):
     """ShortGPT's formula to the letter: 1 - E[ x_i . x_(i+1) / (|x_i| |x_(i+1)|) ] per layer."""
-    live = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    tokenizer, ends, cosines = AutoTokenizer.from_pretrained(folder), [], []
+    live, tokenizer = load_checkpoint(folder)
+    ends, cosines = [], []
     # the last hidden state that transformers tells of is normed already
     live.model.norm.register_forward_pre_hook(lambda module, args: ends.append(args[0]))
     for text in tiny_texts(NUMBER):

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ptl_plugins import profile_run, second_moments
 from ptl_plugins.calibration import Batches
 from ptl_plugins.criteria import forward_statistics, needed_statistics
 from ptl_plugins.families import find_family
+from ptl_plugins.live import load_checkpoint
 from ptl_plugins.profile_run import ProfileRequest, run_profile
 from ptl_plugins.profiling import profile
 from ptl_plugins.ranks import SingleProcess
@@ -112,7 +113,7 @@ def tokens_of(folder, texts, max_length=1024):
 
 def live(folder, registry, sequences, moments=None, without=()):
     """Profile the model as anybody would who has it in memory."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model, _ = load_checkpoint(folder)
     family = find_family(registry, model.config.to_dict())
     statistics = forward_statistics(needed_statistics([c for _, c in registry.criteria.items()]))
     statistics = [s for s in statistics if s.site not in without]
