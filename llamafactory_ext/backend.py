@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from llamafactory_ext.taught_stage import (
 from ptl_plugins.durable import json_text
 from ptl_plugins.errors import PTLError
 from ptl_plugins.kept_files import TRAINED
-from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
+from ptl_plugins.stage_types import Command, LaunchSpec, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
 from ptl_plugins.types import RoundContext
 
@@ -157,6 +159,12 @@ def stage_keys(stage: StageSpec, model: Path, folder: Path, *, seed: int) -> dic
     return {**DEFAULTS, **FIXED, **stage.settings, **ours}
 
 
+def path_with_torchrun(python: str) -> str:
+    """Return PATH with an interpreter's own programs first: LLaMA-Factory starts `torchrun`."""
+    folder = Path(shutil.which(python) or python).absolute().parent
+    return os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+
+
 def stage_command(stage: StageSpec, folder: Path, *, taught: bool = False) -> Command:
     """Return the command of a stage; several processes are torchrun's.
 
@@ -164,9 +172,11 @@ def stage_command(stage: StageSpec, folder: Path, *, taught: bool = False) -> Co
     """
     # the number is told even when it is 1: the launcher would start one per GPU that it sees
     environment = {"PYTHONUNBUFFERED": "1", "NPROC_PER_NODE": str(stage.launch.processes)}
+    python = stage.python or sys.executable
     if stage.launch.processes > 1:
         environment["FORCE_TORCHRUN"] = "1"
-    python = stage.python or sys.executable
+        if stage.launch.launcher == LaunchSpec().launcher:
+            environment["PATH"] = path_with_torchrun(python)
     return Command(
         words=(python, "-m", *(TAUGHT if taught else PLAIN), str((folder / YAML).resolve())),
         folder=Path.cwd(),  # the settings may name files beside the recipe's caller

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -70,6 +71,10 @@ def test_several_processes_are_torchruns(tmp_path):
     command = stage_command(spec, tmp_path)
     assert command.words[0] == "/env/python"
     assert command.environment["NPROC_PER_NODE"] == "4"
+    # LLaMA-Factory starts torchrun by its name: that of the interpreter, in whatever shell
+    assert command.environment["PATH"].split(":")[0] == "/env"
+    elsewhere = dataclasses.replace(spec, launch=LaunchSpec(launcher="slurm", processes=4))
+    assert "PATH" not in stage_command(elsewhere, tmp_path).environment
 
 
 @pytest.mark.slow

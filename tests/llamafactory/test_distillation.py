@@ -157,7 +157,7 @@ esac
     workplace.write("without.yaml", keys)
     done = workplace.run("ptl", "run", "without.yaml", code=2)
     assert len(done.stderr.strip().splitlines()) == 1
-    assert f"recover.0: python: {python} has no PTL that can distil" in done.stderr
+    assert f"recover.0.python: {python} has no PTL that can distil" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

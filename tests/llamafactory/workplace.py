@@ -100,7 +100,7 @@ class Workplace:
 
     def kill_when(self, process: subprocess.Popen, path: Path) -> None:
         """Kill -9 the command and its children as soon as `path` exists."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not path.exists():
             assert process.poll() is None, process.stderr.read()[-3000:]
             assert time.monotonic() < deadline
