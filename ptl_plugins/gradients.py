@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from ptl_plugins.calibration import Batch
-from ptl_plugins.distillation.loss import head_of
+from ptl_plugins.distillation.head import head_of
 
 LOGITS_PER_CHUNK = {"cpu": 2**22}
 """fp32 logits that exist at once, by device: 16 MB, and about four times that with their gradients.
@@ -120,7 +120,7 @@ def loss_gradient(model: PreTrainedModel, hidden: torch.Tensor, batch: Batch) ->
     states = hidden.flatten(0, 1)
     gradient = torch.zeros_like(states)
     at_once = LOGITS_PER_CHUNK.get(states.device.type, LOGITS_PER_CHUNK_ELSEWHERE)
-    step = max(1, at_once // _vocabulary(model))
+    step = max(1, at_once // head_of(model).vocabulary)
     chunks = (torch.split(rows, step), torch.split(targets, step))
     for some, truth in zip(*chunks, strict=True):
         gradient[some] = _loss_gradient(model, states[some], truth)
@@ -135,10 +135,6 @@ def _loss_gradient(
     logits = head_of(model)(states).float()
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     return torch.autograd.grad(loss, states)[0]
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    return len(cast("Any", model.get_output_embeddings()).weight)
 
 
 def _states(output: Any) -> torch.Tensor:

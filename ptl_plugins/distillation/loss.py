@@ -20,7 +20,6 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ptl_plugins.distillation.head import Head, HeadGradients, head_gradients, widened
-from ptl_plugins.distillation.head import head_of as head_of
 
 LOGITS_PER_CHUNK = 2**25
 """Numbers in one tensor of a chunk's logits: 128 MiB in fp32, whatever the vocabulary."""

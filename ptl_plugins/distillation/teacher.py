@@ -156,7 +156,7 @@ def load_beside(
 
 
 def _require_same_vocabulary(name: str, teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    sizes = [len(cast("Any", m.get_output_embeddings()).weight) for m in (teacher, student)]
+    sizes = [head_of(model).vocabulary for model in (teacher, student)]
     if sizes[0] != sizes[1]:
         raise PTLError(
             f"distill.teacher: '{name}' has {sizes[0]} logits per token, the model {sizes[1]}; "

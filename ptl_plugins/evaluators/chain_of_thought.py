@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ptl_plugins.calibration import group_by_length, pad
-from ptl_plugins.distillation.loss import head_of
+from ptl_plugins.distillation.head import head_of
 from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluators.worked_answer import Document, Problem, encode, step_spans
 

@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ptl_plugins.calibration import Batch, group_by_length, pad
-from ptl_plugins.distillation.loss import LOGITS_PER_CHUNK, head_of, token_losses
+from ptl_plugins.distillation.head import head_of
+from ptl_plugins.distillation.loss import LOGITS_PER_CHUNK, token_losses
 from ptl_plugins.live import evaluating
 
 
@@ -55,7 +56,7 @@ def compare(
         batch_tokens: padded tokens per batch; a longer sequence is a batch of its own.
         logits_per_chunk: a bound on the logits of one model that exist at once, in numbers.
     """
-    rows = max(1, logits_per_chunk // num_logits(model))
+    rows = max(1, logits_per_chunk // head_of(model).vocabulary)
     groups = group_by_length((s for s in sequences if len(s) > 1), batch_tokens=batch_tokens)
     # a caller's autocast would round the weights that the stored dtype says exactly
     unchanged = torch.autocast(model.device.type, enabled=False)
@@ -65,12 +66,6 @@ def compare(
             (_compare_batch(model, original, batch, rows) for batch in batches),
             start=DivergenceSums(),
         )
-
-
-def num_logits(model: PreTrainedModel) -> int:
-    """Return how many logits the model has per token."""
-    head: Any = model.get_output_embeddings()
-    return len(head.weight)
 
 
 def _compare_batch(

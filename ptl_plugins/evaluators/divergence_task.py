@@ -100,8 +100,9 @@ def _compare(
     """Compare with the original, which is gone when this returns."""
     import torch
 
+    from ptl_plugins.distillation.head import head_of
     from ptl_plugins.distillation.teacher import load_beside
-    from ptl_plugins.evaluators.divergence import compare, num_logits
+    from ptl_plugins.evaluators.divergence import compare
 
     model = subject.model
     assert model is not None
@@ -109,7 +110,7 @@ def _compare(
         original = load_beside(model, name, device=model.device)
     except PTLError as error:
         raise PTLError(f"evaluator 'divergence': the original {error}") from error
-    theirs, ours = num_logits(original), num_logits(model)
+    theirs, ours = (head_of(each).vocabulary for each in (original, model))
     if theirs != ours:
         raise PTLError(
             f"evaluator 'divergence': the original '{name}' has {theirs} logits per token, this "

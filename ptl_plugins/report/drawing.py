@@ -37,12 +37,12 @@ SHIFT = 0.012
 
 def draw(plot: Curves | Bars) -> bytes:
     """Return the plot as a PNG."""
-    with _settings():
-        return _png(_curves(plot) if isinstance(plot, Curves) else _bars(plot))
+    with house_style():
+        return to_png(_curves(plot) if isinstance(plot, Curves) else _bars(plot))
 
 
 @contextlib.contextmanager
-def _settings() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """Take matplotlib's own defaults, whatever the user's file says, and leave names as text."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -52,7 +52,8 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """Return the picture's bytes; the same figure gives the same."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(stream, format="png", metadata={"Software": None})

@@ -16,8 +16,8 @@ from ptl_plugins.report.drawing import (
     LEGEND_ROW,
     MARKERS,
     PANEL_WIDTH,
-    _png,
-    _settings,
+    house_style,
+    to_png,
 )
 from ptl_plugins.report.metrics import Metric
 from ptl_plugins.study.line_plot import Line, LinePlot, LinePoint
@@ -28,7 +28,7 @@ WIDE = 10.0
 
 def draw_lines(plot: LinePlot) -> bytes:
     """Return the plot as a PNG; bars are the standard deviations over seeds."""
-    with _settings():
+    with house_style():
         figure = Figure(figsize=(PANEL_WIDTH * 1.4, HEIGHT), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         for index, line in enumerate(plot.lines):
@@ -38,7 +38,7 @@ def draw_lines(plot: LinePlot) -> bytes:
         axes.grid(alpha=0.3)
         _scale(axes, plot)
         _legend(figure, axes)
-        return _png(figure)
+        return to_png(figure)
 
 
 def _scale(axes: Axes, plot: LinePlot) -> None:
