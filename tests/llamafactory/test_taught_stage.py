@@ -7,19 +7,25 @@ import json
 import pytest
 import yaml
 
-from llamafactory_ext.backend import stage_command
+from llamafactory_ext.backend import LlamaFactory, stage_command
+from llamafactory_ext.recipe import UNTAUGHT, distillation_problems
 from llamafactory_ext.taught_stage import (
+    REPORT,
     begin_taught_stage,
     require_teachable,
     sharding_problems,
     teacher_keys,
 )
-from ptl_plugins.distillation.teacher_check import taught_stage_problems, untaught
+from ptl_plugins.distillation.teacher_check import (
+    taught_stage_problems,
+    teacher_problems,
+    untaught,
+)
 from ptl_plugins.errors import PTLError
 from ptl_plugins.manager import build_manager, build_registry
 from ptl_plugins.recipe import RecipeSource
 from ptl_plugins.run_recipe import read_run_recipe
-from ptl_plugins.stage_types import LaunchSpec, StageSpec
+from ptl_plugins.stage_types import LaunchSpec, StageJob, StageSpec
 from ptl_plugins.testing import write_tiny_checkpoint
 from ptl_plugins.types import DistillSpec
 
@@ -138,3 +144,31 @@ def test_a_stage_of_a_backend_that_cannot_distil_has_no_teacher():
     assert line.endswith("backends that can: llamafactory")
     assert untaught(spec, ["verl", "llamafactory"], REGISTRY) == []
     assert untaught(None, ["verl"], REGISTRY) == []
+
+
+def test_every_key_under_which_nothing_would_distil_is_refused():
+    assert {"use_mca", "use_unsloth"} <= set(UNTAUGHT)
+    for key in UNTAUGHT:
+        assert distillation_problems({key: True}) == [
+            f"{key}: True: does not go with a teacher; remove it"
+        ]
+        assert distillation_problems({key: False}) == []
+
+
+def test_a_stage_that_trained_without_its_teacher_is_an_error(tmp_path):
+    command = stage_command(stage(), tmp_path, taught=True)
+    taught = StageJob(files={}, command=command, result=tmp_path, steps=tmp_path / REPORT)
+    with pytest.raises(PTLError, match="LLaMA-Factory trained without the teacher"):
+        LlamaFactory().collect(taught)
+    untaught_job = StageJob(files={}, command=command, result=tmp_path)
+    assert LlamaFactory().collect(untaught_job) == tmp_path
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"model": []}', '{"added_tokens": [1]}'])
+def test_a_teachers_broken_tokenizer_is_told_in_one_line(tmp_path, text):
+    original = write_tiny_checkpoint(tmp_path / "model")
+    teacher = write_tiny_checkpoint(tmp_path / "teacher")
+    (teacher / "tokenizer.json").write_text(text, encoding="utf-8")
+    spec = DistillSpec(teacher=str(teacher), weight=1.0)
+    (line,) = teacher_problems(spec, str(original), REGISTRY)
+    assert "tokenizer.json: cannot be read as a tokenizer" in line

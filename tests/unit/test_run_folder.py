@@ -150,6 +150,16 @@ def test_a_folder_from_before_a_key_existed_goes_on_as_it_was(begun, make_recipe
         RunFolder(begun.path, writes=False).check(make_recipe(tokens="final"))
 
 
+def test_a_device_that_an_earlier_manifest_kept_is_no_difference(begun, make_recipe):
+    path = begun.path / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    kept = {"teacher": "original", "weight": 0.5, "dtype": None, "device": "cuda:0"}
+    manifest["recipe"]["distill"] = kept
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    teacher = DistillSpec(teacher="original", weight=0.5, device="cuda:1")
+    RunFolder(begun.path, writes=False).check(make_recipe(distill=teacher))
+
+
 def test_another_recipe_may_take_a_folder_where_nothing_was_done_yet(run, make_recipe):
     run._lock.release()
     again = RunFolder(run.path, writes=True)
