@@ -11,6 +11,7 @@ from pathlib import Path
 from ptl_plugins.amounts import show_amount
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.kept_files import PRUNED
+from ptl_plugins.measuring import is_due
 from ptl_plugins.run import PreparedRun
 from ptl_plugins.run_folder import CORPUS, EVENTS, MANIFEST, MODEL, PLAN, RECORD, SCORES
 from ptl_plugins.run_lock import LOCK_FILE, OWNER_FILE
@@ -172,8 +173,7 @@ def _command(ctx: RoundContext, command: Command) -> Iterator[str]:
 
 def _last_lines(ctx: RoundContext, model: Path) -> Iterator[str]:
     """Tell of the evaluation that ends a round, when it is due, and of the record."""
-    index, last = ctx.spec.index, len(ctx.recipe.rounds)
-    if index == last or index % ctx.recipe.evaluation.every == 0:
+    if is_due(ctx):
         yield from _evaluation(ctx, model)
     yield _line("write", ctx.folder / RECORD)
 

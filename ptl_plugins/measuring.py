@@ -8,8 +8,7 @@ from ptl_plugins.types import EvalResult, RoundContext, Subject
 
 def measure_recovered(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     """Measure a round's model: the original, every n-th and the last, as the recipe says."""
-    index, last = ctx.spec.index, len(ctx.recipe.rounds)
-    if index != last and index % ctx.recipe.evaluation.every != 0:
+    if not is_due(ctx):
         return None
     return _measure(ctx, subject, "evaluate")
 
@@ -19,6 +18,14 @@ def measure_pruned(ctx: RoundContext, subject: Subject) -> EvalResult | None:
     if not ctx.recipe.evaluation.before_recovery:
         return None
     return _measure(ctx, subject, "evaluate_pruned")
+
+
+def is_due(ctx: RoundContext) -> bool:
+    """Whether the recipe says that a round's model is measured; round 0 is the original."""
+    index, evaluation = ctx.spec.index, ctx.recipe.evaluation
+    if index == 0:
+        return evaluation.original
+    return index == len(ctx.recipe.rounds) or index % evaluation.every == 0
 
 
 def _measure(ctx: RoundContext, subject: Subject, step: str) -> EvalResult | None:

@@ -11,6 +11,7 @@ import pydantic
 
 from ptl_plugins.criteria import DEFAULT_CRITERION
 from ptl_plugins.errors import PTLError, RecipeError
+from ptl_plugins.protection import candidates_rule
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.recipe_models import PhaseModel, SectionModel
 from ptl_plugins.registry import Catalogue, Registry
@@ -87,7 +88,9 @@ def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
 def section_problems(model: SectionModel, source: RecipeSource) -> list[str]:
     """Return one line, `key: what is wrong`, per name that nothing registered, and so on."""
     missing = _missing_data(model) if source.thorough else []
-    return _unknown_names(model, source.registry) + _idle_protection(model) + missing
+    unknown = _unknown_names(model, source.registry)
+    needed = [] if unknown else _needed_protection(model, source.registry)
+    return unknown + _idle_protection(model) + needed + _wrong_tops(model) + missing
 
 
 def resolve(model: SectionModel) -> Section:
@@ -106,6 +109,7 @@ def resolve(model: SectionModel) -> Section:
                 for task in model.evaluate.tasks
             ),
             every=model.evaluate.every,
+            original=model.evaluate.original,
             before_recovery=model.evaluate.before_recovery,
         ),
         distill=DistillSpec(**model.distill.model_dump()) if model.distill else None,
@@ -152,6 +156,32 @@ def _idle_protection(model: SectionModel) -> list[str]:
     return [
         "protect: keeps neurons from being cut, but no phase of the schedule cuts neurons; remove "
         "protect, or add a phase of unit 'neuron'"
+    ]
+
+
+def _wrong_tops(model: SectionModel) -> list[str]:
+    """Return one line where a list of `protect.top` does not fit the rounds."""
+    rounds = sum(phase.rounds for phase in model.schedule if phase.unit == "neuron")
+    if model.protect is None or isinstance(model.protect.top, int) or not rounds:
+        return []
+    number = len(model.protect.top)
+    if number == rounds:
+        return []
+    return [
+        f"protect.top: has {number} numbers, and {rounds} rounds cut neurons; give one number for "
+        "each of them, or one for all"
+    ]
+
+
+def _needed_protection(model: SectionModel, registry: Registry) -> list[str]:
+    """Return a line per phase whose criterion takes candidates, which only a protect set tells."""
+    if model.protect is not None:
+        return []
+    return [
+        f"schedule.{index}.criterion: '{phase.criterion}' needs protect: its `top` tells who is a "
+        "candidate"
+        for index, phase in enumerate(model.schedule)
+        if phase.criterion and candidates_rule(registry.criteria.get(phase.criterion))
     ]
 
 

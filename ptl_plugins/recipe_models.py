@@ -131,7 +131,9 @@ class EvaluateModel(_Strict):
     tasks: list[TaskModel] = []
     """What is measured; empty, nothing is."""
     every: Annotated[int, pydantic.Field(ge=1)] = 1
-    """Every how many rounds; the original and the last round always are."""
+    """Every how many rounds; the last round always is."""
+    original: bool = True
+    """Whether the original is measured, before the first round."""
     before_recovery: bool = False
     """Whether the pruned model is measured before it is trained, in every round that cuts."""
 

@@ -76,6 +76,7 @@ class RunFolder:
         kept = json.loads(path.read_text(encoding="utf-8"))["recipe"]
         if kept.get("distill"):
             kept["distill"].pop("device", None)  # kept by runs before it was free to change
+        kept.get("evaluation", {}).setdefault("original", True)  # which all runs measured once
         before = _flat({**LATER_KEYS, **kept})
         now = _flat(recipe_keys(recipe))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))

@@ -52,6 +52,14 @@ class RoundSpec:
     cuts: tuple[Cut, ...]
 
 
+def top_of_round(top: int | Sequence[int], rounds: Sequence[RoundSpec], index: int) -> int:
+    """Return the one `top`, or that of round `index` among those that cut neurons; else 0."""
+    cutting = [each.index for each in rounds if any(cut.unit == "neuron" for cut in each.cuts)]
+    if index not in cutting:
+        return 0
+    return top if isinstance(top, int) else top[cutting.index(index)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationSpec:
     """How many sequences of a round's own data part are profiled, and how they are batched."""
@@ -70,8 +78,9 @@ class ProtectSpec:
     data: str
     """A file or a data set of the hub."""
     column: str
-    top: int
-    """Neurons per layer that are never removed: those most important on this corpus."""
+    top: int | tuple[int, ...]
+    """Neurons per layer that are never removed: those most important on this corpus. Several: one
+    number for each round that cuts neurons."""
     num_sequences: int
 
 
@@ -89,7 +98,9 @@ class EvaluationSpec:
 
     tasks: tuple[EvaluationTask, ...]
     every: int
-    """Every how many rounds; the original and the last round are always measured."""
+    """Every how many rounds; the last round is always measured."""
+    original: bool = True
+    """Whether the original is measured, as round 0."""
     before_recovery: bool
     """Whether the pruned model is measured before its recovery as well."""
 
@@ -170,6 +181,10 @@ class Recipe:
     tokens: Tokens = "equal"
     learning_rate_schedule: LearningRateSchedule = "round"
     """Of the training framework's own door, which trains all rounds in one process."""
+
+    def protect_top(self, round_index: int) -> int:
+        """Return how many neurons per layer are protected in a round, 0 where it cuts none."""
+        return top_of_round(self.protect.top if self.protect else 0, self.rounds, round_index)
 
     def stages_in(self, round_index: int) -> tuple[StageSpec, ...]:
         """Return the recovery stages of a round, in order."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,14 @@ BUDGETS = (96, 192, 384, 768)
 NUM_HELD_OUT = 200
 NUM_OTHER_TEXTS = 256
 SEED = 0
+Problems = list[tuple[str, str]]
+"""Questions with their worked answers."""
 KEYS = (("question", "answer"), ("problem", "solution"))
 """Names of a problem's and its worked answer's key: GSM8K's and MATH's."""
 
 
 def write_miniature(out: Path, *, train: Path | None = None, held_out: Path | None = None) -> None:
-    """Write `out/model` and `out/data`; what is there already is kept or written anew alike.
+    """Write `out/model` and `out/data`; what is there already stays, if it is the same.
 
     Args:
         out: the study's folder, `mini` in the shipped recipes.
@@ -33,20 +36,45 @@ def write_miniature(out: Path, *, train: Path | None = None, held_out: Path | No
         held_out: one of problems that measure; goes with `train`.
 
     Raises:
-        PTLError: only one of both files is given, one has too few problems or a row that is none.
+        PTLError: only one of both files is given, one has too few problems or a row that is none,
+            or `out/data` holds other problems: finished runs have read these.
     """
     from ptl_plugins.quickstart.model import write_model
 
     if (train is None) != (held_out is None):
         raise PTLError("miniature: --train and --held-out go together; give both, or neither")
+    given = None
     if train is not None and held_out is not None:
-        tests = _problems(held_out, NUM_HELD_OUT)
-        texts = [document(question, answer) for question, answer in _problems(train, BUDGETS[-1])]
-        _write_held_out(out / "data", tests)
+        given = _problems(train, BUDGETS[-1]), _problems(held_out, NUM_HELD_OUT)
+    data = out / "data"
+    if data.exists():
+        _require_same(data, given)
     else:
-        texts = _generated(out / "data")
-    _write_budgets(out / "data", texts)
+        with durable.new_folder(data) as folder:
+            _write_data(folder, given)
     write_model(out / "model")
+
+
+def _require_same(data: Path, given: tuple[Problems, Problems] | None) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        _write_data(Path(place), given)
+        for path in sorted(Path(place).iterdir()):
+            there = data / path.name
+            if not there.is_file() or there.read_bytes() != path.read_bytes():
+                raise PTLError(
+                    f"miniature: {data}: holds other problems ({path.name} differs), which runs "
+                    "may have read; give another --out, or delete this folder"
+                )
+
+
+def _write_data(folder: Path, given: tuple[Problems, Problems] | None) -> None:
+    if given:
+        train, held_out = given
+        texts = [document(question, answer) for question, answer in train]
+        _write_held_out(folder, held_out)
+    else:
+        texts = _generated(folder)
+    _write_budgets(folder, texts)
 
 
 def _generated(folder: Path) -> list[str]:
@@ -57,7 +85,7 @@ def _generated(folder: Path) -> list[str]:
     return [json.loads(line)["text"] for line in lines]
 
 
-def _write_held_out(folder: Path, problems: list[tuple[str, str]]) -> None:
+def _write_held_out(folder: Path, problems: Problems) -> None:
     from ptl_plugins.quickstart.other_text import write_other_text
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +104,7 @@ def _write_budgets(folder: Path, texts: list[str]) -> None:
     durable.write_json(folder / "dataset_info.json", entries)
 
 
-def _problems(path: Path, number: int) -> list[tuple[str, str]]:
+def _problems(path: Path, number: int) -> Problems:
     """Return the first `number` problems of a file with their worked answers."""
     try:
         with path.open(encoding="utf-8") as lines:

@@ -14,6 +14,7 @@ from ptl_plugins.preflight import plan_run
 from ptl_plugins.recipe import RecipeSource
 from ptl_plugins.registry import Registry
 from ptl_plugins.stage_check import check_stages
+from ptl_plugins.study.data_digests import data_digests
 from ptl_plugins.study.jobs import partner
 from ptl_plugins.study.merging import MODEL_KEYS, Door, door_of, merged_keys, recipe_text
 from ptl_plugins.study.run_state import is_finished, read_state
@@ -116,6 +117,7 @@ def _checked(job: Job, desk: Desk, *, starts_here: bool) -> CheckedJob:
     door = door_of(asked)
     if is_finished(job):
         _require_same(job, asked)
+        _require_same_data(job, asked, door)
         return CheckedJob(job=job, door=door, is_finished=True, num_rounds=0)
     keys = _stood_in(job, desk)
     path, text = job.run.recipe, recipe_text(keys)
@@ -166,6 +168,18 @@ def _require_same(job: Job, asked: Mapping[str, Any]) -> None:
         raise StudyError(
             f"{job.folder}: is finished with another recipe ({changes}); give the old one, delete "
             "this folder to run it again, or choose another --folder"
+        )
+
+
+def _require_same_data(job: Job, asked: Mapping[str, Any], door: Door) -> None:
+    """Refuse a finished run that read other files than there are now; lost ones are no matter."""
+    state, now = read_state(job.folder), data_digests(asked, door)
+    before = state.data if state else {}
+    changed = sorted(path for path in before.keys() & now.keys() if before[path] != now[path])
+    if changed:
+        raise StudyError(
+            f"{job.folder}: is finished with other files ({', '.join(changed)} changed since); "
+            "put these back, delete this folder to run it again, or choose another --folder"
         )
 
 

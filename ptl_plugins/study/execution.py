@@ -17,6 +17,7 @@ from ptl_plugins.left_program import end_leftover
 from ptl_plugins.local_launch import run_command
 from ptl_plugins.manager import PLUGINS_VARIABLE
 from ptl_plugins.stage_types import Command
+from ptl_plugins.study.data_digests import data_digests
 from ptl_plugins.study.merging import Door, recipe_text
 from ptl_plugins.study.run_state import RunState, begun, ended, read_state, write_state
 from ptl_plugins.study.study_types import Job
@@ -63,7 +64,8 @@ def run_job(order: Order) -> RunState:
     job = order.job
     job.folder.mkdir(parents=True, exist_ok=True)
     end_leftover(job.folder / NOTE)
-    state = begun(read_state(job.folder), order.asked)
+    data = data_digests(order.keys, order.door)
+    state = begun(read_state(job.folder), order.asked, data)
     write_text(job.recipe, recipe_text(order.keys))
     write_state(job, state)
     start = time.monotonic()

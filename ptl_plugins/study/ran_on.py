@@ -25,6 +25,19 @@ def ran_on_section(results: StudyResults) -> Section:
     return Section(heading="Where it ran", blocks=blocks if found else ())
 
 
+def read_section(results: StudyResults) -> Section | None:
+    """Return the files that the runs read with their digests, or None where nothing tells."""
+    found = [result for result in results.of(list(results.results)) if result.outcome]
+    groups: dict[tuple[str, str], list[SeedResult]] = {}
+    for result in found:
+        for fact in result.outcome.data.items() if result.outcome else ():
+            groups.setdefault(fact, []).append(result)
+    rows = tuple((*fact, _labels(groups[fact], len(found))) for fact in sorted(groups))
+    columns = tuple(text_column(heading) for heading in ("file", "SHA-256", "runs"))
+    section = Section(heading="What it read", blocks=(Table(columns=columns, rows=rows),))
+    return section if rows else None
+
+
 def asked_section(results: StudyResults) -> Section:
     """Return what the study asked for: recipes, changed keys, seeds, how many are finished."""
     columns = (

@@ -63,6 +63,7 @@ def _record(job: Job, state: RunState, place: Path, where: Places, desk: Desk) -
         "status": state.status,
         "tries": state.tries,
         "seconds": state.seconds,
+        "data": {where.text(path): digest for path, digest in state.data.items()},
         "reason": where.text(state.reason) if state.reason else None,
     }
     write_text(place / RECIPE, recipe_text(where.portable(_keys(job))))

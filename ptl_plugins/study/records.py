@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,8 @@ class RecordedOutcome:
     tries: int
     seconds: float
     """Of the tries that ended by themselves, with the programs' start."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of what it read, by path."""
     reason: str | None = None
     """Why it failed."""
     trainings: tuple[Training, ...] = ()

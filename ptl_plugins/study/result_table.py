@@ -49,7 +49,8 @@ def result_section(results: StudyResults, table: RunsTable) -> Section:
         *number_columns("time"),
     )
     rows = [_row(results, name, metrics, control) for name in table.runs]
-    if original := _original_row(results.finished(table.runs), metrics, control):
+    measured = results.finished([*table.runs, *([control] if control else [])])
+    if original := _original_row(measured, metrics, control):
         rows.insert(0, original)
     block = Table(columns=columns, rows=tuple(rows))
     notes = tuple(_notes(results, table, metrics))

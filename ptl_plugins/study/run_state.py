@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ class RunState:
     """Of the tries that ended by themselves, with the programs' start."""
     asked: Mapping[str, Any]
     """The merged recipe that it was started with, other runs' models as `{NAME}`."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """What it read, by path: see `data_digests`."""
     reason: str | None = None
     """Why it failed, in one line."""
 
@@ -62,10 +64,10 @@ def is_finished(job: Job) -> bool:
     return state is not None and state.status == "finished"
 
 
-def begun(before: RunState | None, asked: Mapping[str, Any]) -> RunState:
+def begun(before: RunState | None, asked: Mapping[str, Any], data: Mapping[str, str]) -> RunState:
     """Return the state of a job that is started, once more or for the first time."""
     tries, seconds = (before.tries, before.seconds) if before else (0, 0.0)
-    return RunState(status="started", tries=tries + 1, seconds=seconds, asked=asked)
+    return RunState(status="started", tries=tries + 1, seconds=seconds, asked=asked, data=data)
 
 
 def ended(state: RunState, *, seconds: float, reason: str | None) -> RunState:

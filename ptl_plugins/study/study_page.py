@@ -12,7 +12,7 @@ from ptl_plugins.report.document import Document, Section
 from ptl_plugins.report.markdown import escape, to_markdown
 from ptl_plugins.study.line_table import LinePicture, line_section
 from ptl_plugins.study.pair_table import pair_section
-from ptl_plugins.study.ran_on import asked_section, ran_on_section
+from ptl_plugins.study.ran_on import asked_section, ran_on_section, read_section
 from ptl_plugins.study.records import read_records
 from ptl_plugins.study.result_table import HOW_TO_READ, result_section
 from ptl_plugins.study.results import StudyResults, missing_lines
@@ -69,6 +69,8 @@ def _sections(results: StudyResults) -> Iterator[tuple[Section, tuple[LinePictur
         yield pairs, ()
     yield Section(heading="How to read it", blocks=(), notes=HOW_TO_READ), ()
     yield ran_on_section(results), ()
+    if read := read_section(results):
+        yield read, ()
     yield asked_section(results), ()
 
 

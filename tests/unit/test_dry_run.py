@@ -174,6 +174,14 @@ def test_the_models_that_are_measured_are_named_in_order(door):
     assert len(witness.measured) == 5
 
 
+def test_an_original_that_is_not_measured_is_not_told(door):
+    task = {"evaluator": "chain_of_thought", "data": "data/held_out.jsonl"}
+    lines = door(dry=True, evaluate={"tasks": [task], "original": False})
+    assert not any(value.startswith("model: ") for value in values(lines, "evaluate"))
+    told = door(dry=True, evaluate={"tasks": [task]})
+    assert len(values(told, "evaluate")) == len(values(lines, "evaluate")) + 1
+
+
 def test_shapes_are_the_plans_and_a_threshold_leaves_them_open(door):
     schedule = [*KEYS["schedule"], {"unit": "neuron", "selector": "threshold", "amount": 0.25}]
     heads = [line for line in door(dry=True, schedule=schedule) if line.startswith("round ")]

@@ -230,6 +230,14 @@ def test_every_nth_round_and_the_last_are_measured(start, every, measured):
     assert [r.round for r in folder.records()[1:] if r.recovered is not None] == measured
 
 
+@pytest.mark.parametrize(("original", "measured"), [(True, [0, 1, 2]), (False, [1, 2])])
+def test_the_original_is_measured_unless_the_recipe_leaves_it_out(start, original, measured):
+    task = EvaluationTask(evaluator="f")
+    spec = EvaluationSpec(tasks=(task,), every=1, original=original, before_recovery=False)
+    folder, _ = start(Fake(), evaluation=spec)
+    assert [r.round for r in folder.records() if r.recovered is not None] == measured
+
+
 def test_nothing_is_measured_where_the_recipe_names_nothing(start):
     fake = Fake()
     folder, _ = start(fake, evaluation=EvaluationSpec(tasks=(), every=1, before_recovery=True))

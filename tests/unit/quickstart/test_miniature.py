@@ -62,6 +62,18 @@ def test_a_wrong_file_is_named_and_nothing_is_written(tmp_path, line, named):
     assert not (tmp_path / "mini").exists()
 
 
+def test_what_is_there_stays_if_it_is_the_same_and_nothing_else_takes_its_place(tmp_path):
+    write_miniature(tmp_path / "mini")
+    data = tmp_path / "mini" / "data"
+    before = {path.name: path.stat().st_mtime_ns for path in data.iterdir()}
+    write_miniature(tmp_path / "mini")
+    train = problems(tmp_path / "train.jsonl", BUDGETS[-1])
+    held_out = problems(tmp_path / "test.jsonl", NUM_HELD_OUT)
+    with pytest.raises(PTLError, match=r"mini/data: holds other problems \(dataset_info|\(held"):
+        write_miniature(tmp_path / "mini", train=train, held_out=held_out)
+    assert {path.name: path.stat().st_mtime_ns for path in data.iterdir()} == before
+
+
 def test_one_file_without_the_other_is_refused(tmp_path):
     with pytest.raises(PTLError, match="go together"):
         write_miniature(tmp_path, train=tmp_path / "train.jsonl")

@@ -62,7 +62,8 @@ def write_record(tmp_path):
     """Write what is on record of one job; `losses` are those of round 0, 1, ..."""
 
     def write(name, seed, losses=(3.0, 2.0, 1.0), *, accuracy=None, status="finished",
-              reason=None, cuts=True, documents=10, hardware=HARDWARE, rounds=None):  # fmt: skip
+              reason=None, cuts=True, documents=10, hardware=HARDWARE, rounds=None,
+              data=None):  # fmt: skip
         folder = tmp_path / "records" / name / f"seed_{seed}"
         folder.mkdir(parents=True)
         planned = len(losses) - 1 if rounds is None else rounds
@@ -80,6 +81,7 @@ def write_record(tmp_path):
             for i in range(1, len(losses))
         ]
         outcome = {"status": status, "tries": 1, "seconds": 9.5, "reason": reason}
+        outcome["data"] = data or {}
         _write(folder / "outcome.json", {**outcome, "trainings": trainings})
         return folder
 

@@ -14,7 +14,9 @@ from ptl_plugins.study.recording import record_study
 from ptl_plugins.study.run_state import RunState, write_state
 
 RUNS = {"ptl": {"recipe": "a.yaml", "seeds": [1, 2]}, "once": {"recipe": "a.yaml"}}
-STATE = RunState(status="finished", tries=2, seconds=9.5, asked={})
+STATE = RunState(
+    status="finished", tries=2, seconds=9.5, asked={}, data={"/a/place/data/tiny.jsonl": "abc"}
+)
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ def test_records_are_kept_and_weights_and_long_plans_are_not(desk, tmp_path):
     assert files == ["config.json", "manifest.json", "outcome.json", "recipe.yaml", *rounds]
     outcome = json.loads((folder / "outcome.json").read_text())
     assert (outcome["status"], outcome["tries"], len(outcome["trainings"])) == ("finished", 2, 2)
+    assert outcome["data"] == {"tiny.jsonl": "abc"}
 
 
 def test_no_path_of_the_machine_is_recorded(desk, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ptl_plugins.errors import PTLError
@@ -60,6 +62,14 @@ def test_the_original_has_a_row_where_all_start_from_the_same(three, page, write
     write_record("other", 1, (9.0, 1.0))
     runs = {**RUNS, "other": {"recipe": "a.yaml"}}
     assert "(original)" not in page(runs=runs, tables=[{**table, "runs": ["ptl", "other"]}])
+
+
+def test_the_original_may_be_measured_by_the_control_alone(page, write_record):
+    write_record("control", 1, (3.0, 1.0), cuts=False)
+    record = write_record("ptl", 1, (3.0, 1.0)) / "round_00" / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "recovered": None}))
+    text = page(runs=RUNS, tables=[{**TABLE, "runs": ["ptl"]}])
+    assert row(text, "(original)", "Table 1")["cot_loss"] == "3.000"
 
 
 def test_only_the_chosen_metrics_are_shown_in_their_order(three, page):
@@ -146,6 +156,15 @@ def test_machines_are_told_once_with_their_runs(page, write_record):
     assert "| A CPU | 2 | 4.0 | none | 1 | ptl (1, 2) |" in text
     assert "| B | 8 | 9.0 | A card | 1 | once (1) |" in text
     assert "| 2.11.0 | abc | all |" in text
+
+
+def test_what_was_read_is_told_once_with_its_runs(page, write_record):
+    write_record("ptl", 1, data={"data/a.jsonl": "abc"})
+    write_record("ptl", 2, data={"data/a.jsonl": "abc"})
+    write_record("once", 1, data={"data/a.jsonl": "abd"})
+    text = page(runs=RUNS)
+    assert "| data/a.jsonl | abc | ptl (1, 2) |" in text
+    assert "| data/a.jsonl | abd | once (1) |" in text
 
 
 def test_what_was_asked_for_is_on_the_page(page, three):

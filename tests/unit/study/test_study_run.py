@@ -228,6 +228,16 @@ def test_a_finished_run_of_another_recipe_is_refused_with_the_keys(request_of, p
         run(request_of({"a": A}, words=("refit=none",)))
 
 
+def test_a_finished_run_that_read_other_files_is_refused_with_them(request_of, programs, tmp_path):
+    run(request_of({"a": A}))
+    assert run(request_of({"a": A}))[0].failed == {}
+    corpus = tmp_path / "data" / "tiny.jsonl"
+    corpus.write_text(corpus.read_text() + '{"text": "one more"}\n')
+    with pytest.raises(PTLError, match=r"other files \(data/tiny.jsonl changed since\)"):
+        run(request_of({"a": A}))
+    assert programs == ["a"]
+
+
 def test_two_studies_do_not_work_in_one_folder(request_of, programs, tmp_path):
     (tmp_path / "F").mkdir()
     lock = lock_folder(tmp_path / "F")
