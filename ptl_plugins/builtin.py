@@ -9,7 +9,7 @@ from ptl_plugins.criteria.output_change import (
     OUTPUT_CHANGE_MAX,
     OUTPUT_CHANGE_MEAN,
 )
-from ptl_plugins.criteria.released import RELEASED
+from ptl_plugins.criteria.released import RELEASED, RELEASED_BY_INDEX
 from ptl_plugins.criteria.taylor import TAYLOR
 from ptl_plugins.criteria.wanda_structured import WANDA_STRUCTURED
 from ptl_plugins.evaluators.divergence_task import Divergence
@@ -40,6 +40,7 @@ def ptl_register(registry: Registry) -> None:
     registry.criteria.add("output_change_max", OUTPUT_CHANGE_MAX)
     registry.criteria.add("output_change_mean", OUTPUT_CHANGE_MEAN)
     registry.criteria.add("released", RELEASED)
+    registry.criteria.add("released_by_index", RELEASED_BY_INDEX)
     registry.criteria.add("wanda_structured", WANDA_STRUCTURED)
     registry.criteria.add("taylor", TAYLOR)
     registry.criteria.add("l2", L2)

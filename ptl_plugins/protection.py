@@ -7,6 +7,7 @@ important there get an infinite importance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ptl_plugins.components import Criterion
@@ -23,6 +24,8 @@ def spare_protected(
 ) -> NDArray[np.float32]:
     """Return `importance` [layers, width], infinite where the second corpus protects a neuron.
 
+    So it is where the criterion has a rule for candidates and a neuron is none.
+
     Raises:
         PruneError: the scores hold no second corpus, or nothing would be left to cut.
     """
@@ -35,7 +38,17 @@ def spare_protected(
         )
     if top >= scores.width:
         raise PruneError(f"{top} of {scores.width} neurons per layer shall be protected: all")
-    return np.where(protected(criterion, scores.protect, top), np.float32(np.inf), importance)
+    kept = protected(criterion, scores.protect, top)
+    rule = candidates_rule(criterion)
+    if rule is not None:
+        kept = kept | ~np.asarray(rule(scores, top))
+    return np.where(kept, np.float32(np.inf), importance)
+
+
+def candidates_rule(criterion: Criterion) -> Callable[[Scores, int], NDArray[np.bool_]] | None:
+    """Return the criterion's own rule for the neurons that may go at all, if it has one."""
+    rule: Callable[[Scores, int], NDArray[np.bool_]] | None = getattr(criterion, "candidates", None)
+    return rule
 
 
 def least_protected(criterion: Criterion, top: int) -> int:

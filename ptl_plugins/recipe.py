@@ -11,6 +11,8 @@ import pydantic
 
 from ptl_plugins.criteria import DEFAULT_CRITERION
 from ptl_plugins.errors import PTLError, RecipeError
+from ptl_plugins.given_path import given_path
+from ptl_plugins.health import HealthSpec, OnDivergence
 from ptl_plugins.protection import candidates_rule
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.recipe_models import PhaseModel, SectionModel
@@ -59,6 +61,8 @@ class Section:
     distill: DistillSpec | None
     tokens: Tokens
     learning_rate_schedule: LearningRateSchedule
+    health: HealthSpec
+    on_divergence: OnDivergence
 
 
 def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
@@ -115,6 +119,8 @@ def resolve(model: SectionModel) -> Section:
         distill=DistillSpec(**model.distill.model_dump()) if model.distill else None,
         tokens=model.tokens,
         learning_rate_schedule=model.learning_rate_schedule,
+        health=HealthSpec(**model.health.model_dump()),
+        on_divergence=model.on_divergence,
     )
 
 
@@ -190,7 +196,7 @@ def _missing_data(model: SectionModel) -> list[str]:
     protect = model.protect
     if protect is None:
         return []
-    if not Path(protect.data).expanduser().exists():
+    if not given_path(protect.data).exists():
         is_file = protect.data.startswith((".", "/", "~")) or Path(protect.data).suffix in SUFFIXES
         return [f"protect.data: '{protect.data}': no such file"] if is_file else []
     try:

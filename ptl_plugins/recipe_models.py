@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import pydantic
 
 from ptl_plugins.amounts import read_amount
+from ptl_plugins.given_path import PathText
+from ptl_plugins.health import OnDivergence
 from ptl_plugins.schedule import Order
 from ptl_plugins.types import LearningRateSchedule, Refit, Tokens
 
@@ -91,13 +93,29 @@ class CalibrationModel(_Strict):
     """Padded tokens per batch, a bound on memory."""
 
 
+def _kind_of_top(value: object) -> str:
+    return "function-list" if isinstance(value, list | tuple) else "function-number"
+
+
+AtLeastOne = Annotated[int, pydantic.Field(ge=1)]
+Top = Annotated[
+    Annotated[AtLeastOne, pydantic.Tag("function-number")]
+    | Annotated[
+        tuple[AtLeastOne, ...], pydantic.Field(min_length=1), pydantic.Tag("function-list")
+    ],
+    pydantic.Discriminator(_kind_of_top),
+]
+"""One number, or a list of them; messages leave out tags that begin with "function-"."""
+
+
 class ProtectModel(_Strict):
     """`protect`: a second corpus, whose neurons are never removed."""
 
-    data: Annotated[str, pydantic.Field(min_length=1)]
+    data: PathText
     """The corpus: a json, jsonl, parquet or txt file, a folder of them, or a hub data set."""
-    top: Annotated[int, pydantic.Field(ge=1)]
-    """How many neurons of each layer it protects."""
+    top: Top
+    """How many neurons of each layer it protects; a list has one number for each round that cuts
+    neurons, in their order."""
     column: str = "text"
     """The column that holds the text."""
     num_sequences: Annotated[int, pydantic.Field(ge=1)] = 128
@@ -107,7 +125,7 @@ class ProtectModel(_Strict):
 class DistillModel(_Strict):
     """`distill`: a frozen teacher, whose distribution the recovery follows."""
 
-    teacher: Annotated[str, pydantic.Field(min_length=1)]
+    teacher: PathText
     """`original`, the model before round 1, or a checkpoint with the same tokenizer."""
     weight: Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
     """The loss is (1 - weight) * cross-entropy + weight * KL(teacher || student); 0 is off."""
@@ -136,6 +154,20 @@ class EvaluateModel(_Strict):
     """Whether the original is measured, before the first round."""
     before_recovery: bool = False
     """Whether the pruned model is measured before it is trained, in every round that cuts."""
+
+
+class HealthModel(_Strict):
+    """`health`: from where on a training counts as diverged."""
+
+    steps: Annotated[int, pydantic.Field(ge=1)] = 5
+    """How many of the steps that the training tells of, in a row, have to be past a bound."""
+    loss_rise: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 3.0
+    """Nats that the loss may be above the lowest level that it had come to in the round."""
+    gradient_norm: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 10000.0
+    """The largest norm of the gradients, before they are clipped."""
+    length_ratio: Annotated[float, pydantic.Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    """GRPO: how short the answers may get, relative to the first steps'; shorter ones that have
+    a higher reward are welcome."""
 
 
 class SectionModel(_Strict):
@@ -167,3 +199,8 @@ class SectionModel(_Strict):
     """A frozen teacher for the stages of LLaMA-Factory; unset, they train on the texts alone."""
     evaluate: EvaluateModel = EvaluateModel()
     """What is measured, and when."""
+    health: HealthModel = HealthModel()
+    """From where on a training counts as diverged, and ends early."""
+    on_divergence: OnDivergence = "stop"
+    """What is done then: end with the round marked as failed, or take it again in two rounds with
+    half of the step each, up to three times."""

@@ -14,7 +14,7 @@ from ptl_plugins.geometry import NOT_AGAIN, Geometry
 from ptl_plugins.protection import least_protected
 from ptl_plugins.registry import Registry
 from ptl_plugins.selectors import resized, size_of, units
-from ptl_plugins.types import Cut, RoundSpec
+from ptl_plugins.types import Cut, RoundSpec, top_of_round
 
 Order = Literal["listed", "neuron_then_layer", "layer_then_neuron", "alternating", "together"]
 
@@ -85,7 +85,7 @@ def plan_rounds(
     registry: Registry,
     *,
     multiple_of: int = 1,
-    protect_top: int = 0,
+    protect_top: int | Sequence[int] = 0,
 ) -> tuple[PlannedRound, ...]:
     """Return every round with its width, layers, parameters and FLOPs.
 
@@ -94,7 +94,8 @@ def plan_rounds(
         start: the sizes before the first round.
         registry: where selectors are found by name.
         multiple_of: the width that stays is a multiple of it.
-        protect_top: neurons per layer that a second corpus protects.
+        protect_top: neurons per layer that a second corpus protects; several: one number for each
+            round that cuts neurons.
 
     Raises:
         PruneError: a round would leave no neuron or no layer, or nothing to cut but what is
@@ -110,7 +111,8 @@ def plan_rounds(
             where, present = f"round {spec.index}", now or start
             request = CutRequest(cut=cut, original=start, present=present, multiple_of=multiple_of)
             _require_no_importances(request, registry, where)
-            now = now and _after(request, registry, protect_top, where)
+            top = top_of_round(protect_top, rounds, spec.index)
+            now = now and _after(request, registry, top, where)
         planned.append(PlannedRound(spec=spec, geometry=now))
     return tuple(planned)
 

@@ -13,7 +13,7 @@ from ptl_plugins.components import Criterion, CutRequest
 from ptl_plugins.criteria import BACKWARD
 from ptl_plugins.errors import PruneError
 from ptl_plugins.geometry import Geometry
-from ptl_plugins.protection import spare_protected
+from ptl_plugins.protection import candidates_rule, spare_protected
 from ptl_plugins.registry import Registry
 from ptl_plugins.schedule import num_removed
 from ptl_plugins.selectors import resized, size_of
@@ -94,6 +94,11 @@ def _importance(
         if scores.protect is not None:
             _measured(cut, criterion, scores.protect, "the scores of the protect set")
         importance = spare_protected(importance, criterion, scores, protect_top)
+    elif cut.unit == "neuron" and candidates_rule(criterion):
+        raise PruneError(
+            f"criterion '{cut.criterion}' takes its candidates among as many neurons as a second "
+            "corpus protects, and there is none; protect some (protect.top, --protect-top)"
+        )
     return importance
 
 
@@ -155,11 +160,14 @@ def _number(request: CutRequest, registry: Registry) -> int:
     if number is None:
         raise PruneError(f"selector '{request.cut.selector}' gave no count, importances at hand")
     assert request.importance is not None
-    _require_rest(request.cut, number, request.importance)
+    few = "are not protected"
+    if candidates_rule(registry.criteria.get(request.cut.criterion)):
+        few = "are candidates and not protected"
+    _require_rest(request.cut, number, request.importance, few)
     return number
 
 
-def _require_rest(cut: Cut, number: int, importance: NDArray[np.float32]) -> None:
+def _require_rest(cut: Cut, number: int, importance: NDArray[np.float32], few: str) -> None:
     import numpy as np
 
     present = importance.shape[-1]
@@ -174,5 +182,6 @@ def _require_rest(cut: Cut, number: int, importance: NDArray[np.float32]) -> Non
         layer = int(free.argmin())
         raise PruneError(
             f"{number} neurons per layer shall go, but in layer {layer} only {free[layer]} of "
-            f"{present} are not protected: {number - free[layer]} too many; protect fewer"
+            f"{present} {few}: {number - free[layer]} too many; protect "
+            f"{'fewer' if few == 'are not protected' else 'more or fewer, or cut fewer'}"
         )

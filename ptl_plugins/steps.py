@@ -69,7 +69,7 @@ def ptl_select(ctx: RoundContext, scores: Scores) -> PrunePlan | None:
         ctx.registry,
         original=ctx.original,
         multiple_of=ctx.recipe.multiple_of,
-        protect_top=ctx.recipe.protect.top if ctx.recipe.protect else 0,
+        protect_top=ctx.recipe.protect_top(ctx.spec.index),
         digest=digest(scores),
     )
     require_equal(ctx.ranks, plan.digest(), f"what round {ctx.spec.index} removes")
@@ -183,11 +183,10 @@ def _statistics(ctx: RoundContext) -> tuple[Statistic, ...]:
 def _note_provenance(ctx: RoundContext, plan: PrunePlan) -> None:
     from ptl_plugins.provenance import FILE, how_it_was_cut, read_latest
 
-    cut_neurons = any(cut.unit == "neuron" for cut in ctx.spec.cuts)
     how = how_it_was_cut(
         ctx.spec.cuts,
         refit=bool(plan.removed_neurons) and ctx.recipe.refit == "ridge",
-        protected=ctx.recipe.protect.top if ctx.recipe.protect and cut_neurons else 0,
+        protected=ctx.recipe.protect_top(ctx.spec.index),
     )
     shape = {"num_layers": plan.num_layers, "width": plan.width}
     before = read_latest(ctx.run, ctx.spec.index - 1, shape)

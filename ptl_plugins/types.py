@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ptl_plugins.health import HealthSpec, OnDivergence
 from ptl_plugins.stage_types import StageSpec, StageTime
 
 if TYPE_CHECKING:
@@ -50,14 +51,24 @@ class RoundSpec:
 
     index: int
     cuts: tuple[Cut, ...]
+    step_of: int | None = None
+    """The recipe's own number of the round, where smaller steps after a training that diverged
+    made it or moved it; None: its index."""
+
+    @property
+    def planned(self) -> int:
+        """The recipe's own number of the round: whose data, stages and protection it has."""
+        return self.index if self.step_of is None else self.step_of
 
 
 def top_of_round(top: int | Sequence[int], rounds: Sequence[RoundSpec], index: int) -> int:
     """Return the one `top`, or that of round `index` among those that cut neurons; else 0."""
-    cutting = [each.index for each in rounds if any(cut.unit == "neuron" for cut in each.cuts)]
-    if index not in cutting:
+    cutting = [each for each in rounds if any(cut.unit == "neuron" for cut in each.cuts)]
+    spec = next((each for each in cutting if each.index == index), None)
+    if spec is None:
         return 0
-    return top if isinstance(top, int) else top[cutting.index(index)]
+    planned = list(dict.fromkeys(each.planned for each in cutting))
+    return top if isinstance(top, int) else top[planned.index(spec.planned)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +192,16 @@ class Recipe:
     tokens: Tokens = "equal"
     learning_rate_schedule: LearningRateSchedule = "round"
     """Of the training framework's own door, which trains all rounds in one process."""
+    health: HealthSpec = field(default_factory=HealthSpec)
+    """From where on a training counts as diverged."""
+    on_divergence: OnDivergence = "stop"
+    written_rounds: tuple[RoundSpec, ...] = ()
+    """The rounds as the file has them, where `rounds` has smaller steps of some; else empty."""
+
+    @property
+    def planned_rounds(self) -> tuple[RoundSpec, ...]:
+        """The rounds as the file has them, among which data are shared."""
+        return self.written_rounds or self.rounds
 
     def protect_top(self, round_index: int) -> int:
         """Return how many neurons per layer are protected in a round, 0 where it cuts none."""
@@ -326,6 +347,10 @@ class Corpus(Protocol):
         """Return token ids of the sequences that profile round `round_index` (from its part)."""
         ...
 
+    def for_rounds(self, rounds: Sequence[RoundSpec]) -> Corpus:
+        """Return the same data for these rounds; one that is a step of another has its part."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RoundContext:
@@ -354,7 +379,7 @@ class RoundContext:
     @property
     def stages(self) -> tuple[StageSpec, ...]:
         """The round's recovery stages; their folders count from 0."""
-        return self.recipe.stages_in(self.spec.index)
+        return self.recipe.stages_in(self.spec.planned)
 
     def __repr__(self) -> str:
         return f"RoundContext({self.recipe.source.name}, round {self.spec.index})"

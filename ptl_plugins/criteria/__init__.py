@@ -63,6 +63,9 @@ class StatisticCriterion:
     protects: Callable[[Scores, int], NDArray[np.bool_]] | None = None
     """A rule of its own for the protect set: (scores of the second corpus, top) to
     [layers, width]; None: the `top` most important."""
+    candidates: Callable[[Scores, int], NDArray[np.bool_]] | None = None
+    """A rule for the neurons that may go at all: (scores, top) to [layers, width]; it needs a
+    protect set, whose `top` it takes. None: all that are not protected."""
 
     def importance(self, scores: Scores) -> NDArray[np.float32]:
         """Return [layers, width] for neurons or [layers] for layers."""

@@ -8,8 +8,9 @@ the same intersection and union, are protected.
 
 A neuron is among the `top_n` smallest of all sequences exactly when its largest rank over the
 sequences is below `top_n`. So the streaming maximum of the ranks holds the rule for every `top_n`
-at once: candidates are the neurons of importance < top_n (selector `threshold`), and where the
-scripts take the first by index, the other selectors take the lowest by rank.
+at once: candidates are the neurons of importance < top_n (selector `threshold`). Where the scripts
+take the first of them by index, `released` takes the lowest by rank, and `released_by_index` the
+first by index.
 """
 
 from __future__ import annotations
@@ -83,3 +84,25 @@ RELEASED = StatisticCriterion(
     protects=lambda scores, top: _least_rank(scores, LARGEST) < top,
 )
 """The authors' rule; the importance is the least `top_n` - 1 that makes a neuron a candidate."""
+
+
+def _index(scores: Scores) -> NDArray[np.float32]:
+    import numpy as np
+
+    return np.broadcast_to(  # exact below 2^24
+        np.arange(scores.width, dtype=np.float32), (scores.num_layers, scores.width)
+    )
+
+
+RELEASED_BY_INDEX = StatisticCriterion(
+    unit="neuron",
+    statistics=SMALLEST + LARGEST,
+    formula=_index,
+    protects=RELEASED.protects,
+    candidates=lambda scores, top: _least_rank(scores, SMALLEST) < top,
+)
+"""The same to the letter: of the candidates of `top_n`, the first by index go, whatever their rank.
+
+The `top` of the protect set is the `top_n` of both corpora, as in the scripts. Where they print a
+warning and save layers of different widths, too few candidates are an error here.
+"""
