@@ -17,47 +17,54 @@ from ptl_plugins.errors import PTLError
 from ptl_plugins.quickstart.prompt import document
 
 BUDGETS = (96, 192, 384, 768)
-"""Documents; six rounds of 32 are the second."""
+"""Documents of `mini_96`, `mini_192` and so on; six rounds of 32 are the second."""
 NUM_HELD_OUT = 200
 NUM_OTHER_TEXTS = 256
 SEED = 0
 Problems = list[tuple[str, str]]
 """Questions with their worked answers."""
+Given = tuple[Problems, Problems] | None
+"""Problems that train and that measure; None: they are generated."""
 KEYS = (("question", "answer"), ("problem", "solution"))
 """Names of a problem's and its worked answer's key: GSM8K's and MATH's."""
 
 
-def write_miniature(out: Path, *, train: Path | None = None, held_out: Path | None = None) -> None:
+def write_miniature(
+    out: Path, *, train: Path | None = None, held_out: Path | None = None, times: int = 1
+) -> None:
     """Write `out/model` and `out/data`; what is there already stays, if it is the same.
 
     Args:
         out: the study's folder, `mini` in the shipped recipes.
         train: a jsonl file of problems; unset, they are generated.
         held_out: one of problems that measure; goes with `train`.
+        times: how many times as many documents each budget has, under the same names.
 
     Raises:
-        PTLError: only one of both files is given, one has too few problems or a row that is none,
-            or `out/data` holds other problems: finished runs have read these.
+        PTLError: `times` is below 1, only one of both files is given, one has too few problems or a
+            row that is none, or `out/data` holds other problems: finished runs have read these.
     """
     from ptl_plugins.quickstart.model import write_model
 
     if (train is None) != (held_out is None):
         raise PTLError("miniature: --train and --held-out go together; give both, or neither")
+    if times < 1:
+        raise PTLError(f"miniature: --times {times}: is no whole number of 1 or more")
     given = None
     if train is not None and held_out is not None:
-        given = _problems(train, BUDGETS[-1]), _problems(held_out, NUM_HELD_OUT)
+        given = _problems(train, times * BUDGETS[-1]), _problems(held_out, NUM_HELD_OUT)
     data = out / "data"
     if data.exists():
-        _require_same(data, given)
+        _require_same(data, given, times)
     else:
         with durable.new_folder(data) as folder:
-            _write_data(folder, given)
+            _write_data(folder, given, times)
     write_model(out / "model")
 
 
-def _require_same(data: Path, given: tuple[Problems, Problems] | None) -> None:
+def _require_same(data: Path, given: Given, times: int) -> None:
     with tempfile.TemporaryDirectory() as place:
-        _write_data(Path(place), given)
+        _write_data(Path(place), given, times)
         for path in sorted(Path(place).iterdir()):
             there = data / path.name
             if not there.is_file() or there.read_bytes() != path.read_bytes():
@@ -67,20 +74,20 @@ def _require_same(data: Path, given: tuple[Problems, Problems] | None) -> None:
                 )
 
 
-def _write_data(folder: Path, given: tuple[Problems, Problems] | None) -> None:
+def _write_data(folder: Path, given: Given, times: int) -> None:
     if given:
         train, held_out = given
         texts = [document(question, answer) for question, answer in train]
         _write_held_out(folder, held_out)
     else:
-        texts = _generated(folder)
-    _write_budgets(folder, texts)
+        texts = _generated(folder, times * BUDGETS[-1])
+    _write_budgets(folder, texts, times)
 
 
-def _generated(folder: Path) -> list[str]:
+def _generated(folder: Path, number: int) -> list[str]:
     from ptl_plugins.quickstart.corpus import write_corpus
 
-    write_corpus(folder, num_training=BUDGETS[-1], num_held_out=NUM_HELD_OUT, seed=SEED)
+    write_corpus(folder, num_training=number, num_held_out=NUM_HELD_OUT, seed=SEED)
     lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
 
@@ -94,11 +101,11 @@ def _write_held_out(folder: Path, problems: Problems) -> None:
     write_other_text(folder, number=NUM_OTHER_TEXTS, seed=SEED)
 
 
-def _write_budgets(folder: Path, texts: list[str]) -> None:
+def _write_budgets(folder: Path, texts: list[str], times: int) -> None:
     entries = {}
     for number in BUDGETS:
         name = f"mini_{number}"
-        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts[:number])
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts[: times * number])
         durable.write_text(folder / f"{name}.jsonl", rows)
         entries[name] = {"file_name": f"{name}.jsonl", "columns": {"prompt": "text"}}
     durable.write_json(folder / "dataset_info.json", entries)

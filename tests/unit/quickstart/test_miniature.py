@@ -35,6 +35,21 @@ def test_a_larger_budget_begins_with_the_smaller_one(tmp_path):
     assert (tmp_path / "data" / "other_text.jsonl").is_file()
 
 
+def test_budgets_keep_their_names_and_their_order_when_they_are_larger(tmp_path):
+    write_miniature(tmp_path / "one")
+    write_miniature(tmp_path / "more", times=3)
+    small, large = (rows(tmp_path / name / "data" / "mini_96.jsonl") for name in ("one", "more"))
+    assert len(large) == 3 * 96
+    assert large[:96] == small
+    held_out = [
+        (tmp_path / name / "data" / "held_out.jsonl").read_bytes() for name in ("one", "more")
+    ]
+    assert held_out[0] == held_out[1]
+    with pytest.raises(PTLError, match="--times 0: is no whole number of 1 or more"):
+        write_miniature(tmp_path / "none", times=0)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("keys", miniature.KEYS)
 def test_given_problems_become_the_quickstarts_documents(tmp_path, keys):
     train = problems(tmp_path / "train.jsonl", BUDGETS[-1], keys)
