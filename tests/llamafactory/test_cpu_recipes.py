@@ -9,32 +9,39 @@ import pytest
 import yaml
 from workplace import Workplace, records
 
-from ptl_plugins.shipped_recipes import recipe_files, recipes_folder
+from ptl_plugins.quickstart.miniature import BUDGETS
+from ptl_plugins.shipped_recipes import STUDY, recipe_files, recipes_folder
 from ptl_plugins.testing import tiny_texts, write_tiny_checkpoint, write_tiny_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-FOLDERS = ("mini", "quickstart")
+DATASETS = {
+    "mini": {f"mini_{budget}": f"mini_{budget}" for budget in BUDGETS},
+    "quickstart": {"gsm_symbolic": "train"},
+}
+"""By folder of the recipes, their datasets and these files' names."""
 RECIPES = {
     str(path.relative_to(recipes_folder())): path
     for path in recipe_files()
-    if path.relative_to(recipes_folder()).parts[0] in FOLDERS
+    if path.relative_to(recipes_folder()).parts[0] in DATASETS
 }
-DATASETS = {"mini": "mini_192", "quickstart": "gsm_symbolic"}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Workplace:
     """What `ptl miniature` and `ptl quickstart` write, with SmolLM2's layers and width."""
     folder = tmp_path_factory.mktemp("cpu_recipes")
-    for name, dataset in DATASETS.items():
+    for name, datasets in DATASETS.items():
         write_tiny_checkpoint(folder / name / "model", num_hidden_layers=30, intermediate_size=1536)
         data = write_tiny_corpus(folder / name / "data")
         texts = (data / "tiny.jsonl").read_text(encoding="utf-8")
-        file = "train" if dataset == "gsm_symbolic" else dataset
-        (data / f"{file}.jsonl").write_text(texts, encoding="utf-8")
-        entry = {"file_name": f"{file}.jsonl", "columns": {"prompt": "text"}}
-        (data / "dataset_info.json").write_text(json.dumps({dataset: entry}), encoding="utf-8")
+        for file in datasets.values():
+            (data / f"{file}.jsonl").write_text(texts, encoding="utf-8")
+        entries = {
+            dataset: {"file_name": f"{file}.jsonl", "columns": {"prompt": "text"}}
+            for dataset, file in datasets.items()
+        }
+        (data / "dataset_info.json").write_text(json.dumps(entries), encoding="utf-8")
         others = (json.dumps({"text": text}) + "\n" for text in tiny_texts(60, seed=2))
         (data / "other_text.jsonl").write_text("".join(others), encoding="utf-8")
     return Workplace(folder)
@@ -57,3 +64,15 @@ def test_a_recipe_for_a_cpu_runs_to_its_end(place, name):
     assert len(found) == 1 + (max(rounds) if together else sum(rounds))
     first, last = (found[index]["recovered"]["metrics"] for index in (0, -1))
     assert set(first) == set(last) >= {"cot_loss"}
+
+
+def test_every_run_of_the_miniature_study_is_checked_and_could_start(place):
+    study = recipes_folder() / "mini" / STUDY
+    said = place.run("ptl", "study", str(study), "--folder", "runs", "--dry-run").stdout
+    runs = yaml.safe_load(study.read_text(encoding="utf-8"))["runs"]
+    number = sum(len(run.get("seeds", [1])) for run in runs.values())
+    assert number == 63
+    assert [line.split("]")[0] for line in said.splitlines()] == [
+        f"[{at}/{number}" for at in range(1, number + 1)
+    ]
+    assert not (place.folder / "runs").exists()
