@@ -23,6 +23,8 @@ class Source:
     folder: str | None = None
     """The folder of the repository that is read alone."""
     split: str = "train"
+    revision: str | None = None
+    """The hub's commit, branch or tag; unset, the newest commit when the work begins."""
     limit: int | None = None
     """The first so many rows; unset, all."""
     expected: int | None = None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import filelock
 
 from ptl_plugins import durable
 from ptl_plugins.corpora.catalogue import Corpus, Source, find_corpus
+from ptl_plugins.corpora.origins import digest, origin_of
 from ptl_plugins.corpora.rows import local_files, source_rows
 from ptl_plugins.corpora.shuffle import (
     chunks_of,
@@ -22,6 +22,7 @@ from ptl_plugins.corpora.shuffle import (
     sort_into_chunks,
     write_shards,
 )
+from ptl_plugins.corpora.unfinished import other_sources, pinned, same_work
 from ptl_plugins.errors import PTLError, did_you_mean
 from ptl_plugins.run_lock import lock_folder
 
@@ -83,13 +84,14 @@ def prepare_corpus(request: CorpusRequest, say: Callable[[str], None]) -> int:
     request.work.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(request.work)
     try:
-        _keep_same_work(request, asked, say)
+        work = same_work(request, asked, say)
         counts = {
-            name: _chunks(request, name, source, files.get(name, ()), say)
+            name: _chunks(request, name, pinned(request, work, name, source), files, say)
             for name, source in corpus.sources.items()
         }
         rows = _merged(request, counts, say)
-        durable.write_json(request.note, {**asked, "counts": counts, "written": rows})
+        facts = {"counts": counts, "written": rows, "sha256": digest(_shards(request))}
+        durable.write_json(request.note, {**work, **facts})
         durable.replace(_shards(request), request.folder)
         _list(request, corpus)
         shutil.rmtree(request.work)
@@ -113,11 +115,7 @@ def _asked(
     request: CorpusRequest, corpus: Corpus, files: Mapping[str, tuple[Path, ...]]
 ) -> dict[str, Any]:
     """Return what the rows depend on, as plain values."""
-    sources = {
-        name: [[file.name, file.stat().st_size] for file in files.get(name, ())]
-        or source.repository
-        for name, source in corpus.sources.items()
-    }
+    sources = {n: origin_of(source, files.get(n, ())) for n, source in corpus.sources.items()}
     return {"seed": request.seed, "sources": sources, "rows": request.rows}
 
 
@@ -137,7 +135,8 @@ def _finished(
             f"data: {request.folder} is there already, and no corpus that ptl data wrote; give "
             "another --out, or remove it"
         ) from None
-    differs = [key for key, value in asked.items() if note.get(key) != value]
+    differs = [key for key in ("seed", "rows") if note.get(key) != asked[key]]
+    differs += other_sources(note, asked)
     if differs:
         raise PTLError(
             f"data: {request.folder} was written with other {', '.join(differs)}; give another "
@@ -149,49 +148,26 @@ def _finished(
     return written
 
 
-def _keep_same_work(
-    request: CorpusRequest, asked: dict[str, Any], say: Callable[[str], None]
-) -> None:
-    """Keep the chunks of an earlier try, but for sources that are read from elsewhere now.
-
-    How many rows are wanted may change, as chunks hold all.
-
-    Raises:
-        PTLError: they are of another seed.
-    """
-    path = request.work / "asked.json"
-    durable.remove_leftovers(request.work)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asked
-    if before["seed"] != request.seed:
-        raise PTLError(
-            f"data: {request.work} holds unfinished work with seed {before['seed']}; go on with "
-            "that seed, or remove it"
-        )
-    for name, place in asked["sources"].items():
-        if before["sources"].get(name) != place:
-            say(f"{name}: is read from elsewhere now, from its first row")
-            for file in [*chunks_of(request.work, name), request.work / f"{name}.done"]:
-                file.unlink(missing_ok=True)
-            for shards in request.work.glob("shards-*"):
-                shutil.rmtree(shards)
-    durable.write_json(path, asked)
-
-
 def _chunks(
     request: CorpusRequest,
     name: str,
     source: Source,
-    files: tuple[Path, ...],
+    files: Mapping[str, tuple[Path, ...]],
     say: Callable[[str], None],
 ) -> int:
     """Read what is missing of a source, and return how many rows it has."""
     done = request.work / f"{name}.done"
-    if done.exists():
-        return int(done.read_text(encoding="utf-8"))
     present = chunks_of(request.work, name)
+    if done.exists():
+        if (rows := _whole(done, present)) is not None:
+            return rows
+        say(f"{name}: what was read of it is damaged and is read again")
+        for file in (done, *present):
+            file.unlink()
+        present = []
     first = end_of(present[-1]) if present else 0
     ends = sort_into_chunks(
-        source_rows(name, source, files, first=first),
+        source_rows(name, source, files.get(name, ()), first=first),
         request.work,
         source=name,
         seed=request.seed,
@@ -205,6 +181,13 @@ def _chunks(
         say(f"{name}: has {rows:,} rows, and {source.expected:,} when this was written")
     durable.write_text(done, str(rows))
     return rows
+
+
+def _whole(done: Path, chunks: Sequence[Path]) -> int | None:
+    """Return the rows of a source that was read to its end; None: a file of it was torn since."""
+    text = done.read_text(encoding="utf-8", errors="replace")
+    rows = int(text) if text.isdecimal() else None
+    return rows if rows == sum(map(count_lines, chunks)) else None
 
 
 def _merged(request: CorpusRequest, counts: Mapping[str, int], say: Callable[[str], None]) -> int:
@@ -256,11 +239,3 @@ def _list(request: CorpusRequest, corpus: Corpus) -> None:
         info = _read_info(path)
         if info.get(request.name) != entry:
             durable.write_json(path, {**info, request.name: entry})
-
-
-def digest(folder: Path) -> str:
-    """Return the SHA-256 of a corpus: the rows in order, wherever a shard ends."""
-    total = hashlib.sha256()
-    for shard in sorted(folder.glob("part-*.jsonl")):
-        total.update(shard.read_bytes())
-    return total.hexdigest()

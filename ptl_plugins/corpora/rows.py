@@ -12,6 +12,7 @@ from typing import Any
 
 from ptl_plugins.corpora.catalogue import Source
 from ptl_plugins.errors import PTLError
+from ptl_plugins.given_path import given_path
 from ptl_plugins.text_data import PLACE, SUFFIXES, read_rows
 
 
@@ -21,7 +22,7 @@ def local_files(name: str, path: str) -> tuple[Path, ...]:
     Raises:
         PTLError: there are none, or they are of several kinds or of one that is not read.
     """
-    place, allowed = Path(path).expanduser(), ", ".join(SUFFIXES)
+    place, allowed = given_path(path), ", ".join(SUFFIXES)
     if place.is_dir():
         files = [file for file in place.iterdir() if file.suffix in SUFFIXES]
     else:
@@ -61,7 +62,7 @@ def source_rows(
     except PTLError:
         raise
     except Exception as error:  # every failure of `datasets` means the same to the user
-        raise _unreadable(name, source, number, error, at_hub=not files) from error
+        raise unreadable(name, source, number, error, at_hub=not files) from error
 
 
 def _left(source: Source, first: int) -> int | None:
@@ -77,7 +78,8 @@ def _local(files: tuple[Path, ...], first: int) -> Iterable[Mapping[str, Any]]:
 
 
 def _hub(source: Source, first: int) -> Iterable[Mapping[str, Any]]:
-    options = {} if source.folder is None else {"data_dir": source.folder}
+    chosen = {"data_dir": source.folder, "revision": source.revision}
+    options = {key: value for key, value in chosen.items() if value is not None}
     return _stream(first, source.repository, source.config, split=source.split, **options)
 
 
@@ -112,9 +114,10 @@ def _as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _unreadable(
+def unreadable(
     name: str, source: Source, number: int, error: Exception, *, at_hub: bool
 ) -> PTLError:
+    """Return the one line for a source that failed after `number` rows."""
     cause = error.__cause__ or error  # a "DatasetGenerationError" alone says nothing
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
     remedy = "mend the file"

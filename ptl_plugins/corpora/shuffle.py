@@ -81,15 +81,15 @@ def end_of(chunk: Path) -> int:
 
 
 def count_lines(chunk: Path) -> int:
-    """Return how many rows a chunk holds."""
+    """Return how many rows a chunk holds; a last one that was torn is none."""
     with chunk.open("rb") as stream:
-        return sum(1 for _ in stream)
+        return sum(line.endswith(b"\n") for line in stream)
 
 
 def write_shards(chunks: list[Path], folder: Path, *, rows: int, shard_rows: int) -> Iterator[int]:
     """Merge the chunks into `part-NNNNN.jsonl` files, and yield the number of rows written so far.
 
-    Shards that are there are passed over.
+    Shards that are there are passed over, but for those that hold another number of rows.
     """
     with contextlib.ExitStack() as opened:
         streams = [opened.enter_context(chunk.open(encoding="utf-8")) for chunk in chunks]
@@ -97,7 +97,7 @@ def write_shards(chunks: list[Path], folder: Path, *, rows: int, shard_rows: int
         for index in range(-(-rows // shard_rows)):
             own = itertools.islice(lines, shard_rows)
             path = folder / SHARD.format(index)
-            if path.exists():
+            if path.exists() and count_lines(path) == min(shard_rows, rows - index * shard_rows):
                 for _ in own:
                     pass
             else:

@@ -241,3 +241,73 @@ def test_what_generate_leaves_out_is_the_share_that_the_page_tells(sizes, regist
         read = question_flops(model, prompt_tokens=prompt, generated_tokens=new - 1)
         left_out = whole - read + 2 * model.hidden * model.vocabulary * (prompt - 1)
         assert told.format(left_out / whole).replace("%", " %") in text
+
+
+# --- what contradicts itself ---
+
+
+def told_in(where):
+    """Return the row of the page's table of contradictions that begins so."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    (found,) = (line for line in lines if line.startswith(f"| {where} |"))
+    return found
+
+
+def billions(sizes, model, num_layers, removed, digits=2):
+    return f"{shape(sizes, row('', model, num_layers, removed)).num_parameters / 1e9:.{digits}f} B"
+
+
+def test_the_table_of_contradictions_tells_the_sizes_that_follow_from_the_configs(sizes):
+    llama, code = sizes[LLAMA], shape(sizes, row("", LLAMA, 30, 5000))
+    assert billions(sizes, LLAMA, 30, 5000) in told_in("1 and 4.2, code")
+    for quantity in ("num_parameters", "non_embedding"):
+        less = 1 - getattr(code, quantity) / getattr(llama, quantity)
+        assert f"{less:.0%}".replace("%", " %") in told_in("1 and 4.2, code")
+    assert billions(sizes, QWEN, 28, 10700, 1) in told_in("Table 1 against 3.2, Qwen2.5")
+    assert billions(sizes, QWEN, 28, 10000) in told_in("Table 1 against 3.2, Qwen2.5")
+    assert billions(sizes, QWEN, 26, 10000) in told_in("Table 2")
+    baselines = told_in("3.2 and Table 4, the baselines")
+    assert billions(sizes, LLAMA, 22, 0) in baselines
+    assert billions(sizes, GEMMA, 26, 0) in baselines
+    sliced = llama.sliced(1888)  # 54 % less, a multiple of 8
+    assert round(sliced.flops_per_token * 605 / 1e12, 1) == 4.5
+    assert f"{sliced.num_parameters / 1e9:.1f} B" in baselines
+
+
+def test_the_table_of_contradictions_tells_what_is_left_and_the_scripts_flops(sizes):
+    ends = {LLAMA: (30, 7000), GEMMA: (40, 9000), QWEN: (28, 10000)}
+    less = [
+        1 - shape(sizes, row("", model, *end)).num_parameters / sizes[model].num_parameters
+        for model, end in ends.items()
+    ]
+    told_less = "{:.0f} % (Llama3), {:.0f} % (Gemma2), {:.0f} % (Qwen2.5) less"
+    assert told_less.format(*(100 * x for x in less)) in told_in("Abstract, 1, 3.2, 6")
+    at_128 = sizes[LLAMA].flops_per_token * 128 / 1e12
+    assert f"{at_128:.1f} T for Llama3" in told_in("Table 1 against the scripts, #FLOPs")
+    assert f"{1000 / 14336:.0%}".replace("%", " %") in told_in("4.1")
+    assert f"{1000 / 18944:.1%}".replace("%", " %") in told_in("4.1")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("2.1 against Eq. 2", "significantly alters"),
+        ("Eq. 3", "GELU"),
+        ("Eq. 4 against Eq. 2", "abs(Act)"),
+        ("Eq. 4 against 3.2", "same width"),
+        ("Eq. 6 against 3.2 and 4.2", "the last two layers"),
+        ("4.2 against 3.1", "language ability probing"),
+        ("3.2 against Table 1, Llama3", "6.3 T"),
+        ("MATH-500 of PTL-Llama3", "14.6 to 16.1, text 16.0 to 18.9"),
+        ("Table 1, GSM8K of Gemma2's baselines", "51.4"),
+        ("Table 1 against the scripts, speedup", "ten problems"),
+        ("3.1, parts", "54,494"),
+        ('"Minerva Math"', "272"),
+        ("Table 1, bottom, against the scripts", "SimpleRL-Zoo"),
+    ],
+)
+def test_the_table_has_a_row_with_a_decision_for_each_known_contradiction(where, words):
+    cells = [cell.strip() for cell in told_in(where).strip("|").split(" | ")]
+    assert words in told_in(where)
+    assert len(cells) == 3
+    assert all(cells)

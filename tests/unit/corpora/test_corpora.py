@@ -9,7 +9,7 @@ from collections import Counter
 
 from small_corpus import METAMATH, NAME, NUMINA, lines_of, say_nothing, write_jsonl
 
-from ptl_plugins.corpora import prepare, rows
+from ptl_plugins.corpora import prepare, rows, unfinished
 from ptl_plugins.corpora.catalogue import CORPORA, Corpus, Source, find_corpus
 from ptl_plugins.corpora.prepare import CorpusRequest, digest, prepare_corpus
 from ptl_plugins.text_data import read_all_texts, read_rows
@@ -149,11 +149,12 @@ def test_the_hub_is_asked_for_a_stream_and_resumed_by_passing_over_rows(monkeypa
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = Source(
-        repository="a/b", folder="python", config="c", limit=5, columns={"text": "{content}"}
-    )
+        repository="a/b", folder="python", config="c", limit=5, revision="c0ffee",
+        columns={"text": "{content}"},
+    )  # fmt: skip
     found = [row["text"] for row in rows.source_rows("x", source, (), first=3)]
     assert found == ["3", "4"]
-    options = {"streaming": True, "split": "train", "data_dir": "python"}
+    options = {"streaming": True, "split": "train", "data_dir": "python", "revision": "c0ffee"}
     assert asked == [(("a/b", "c"), options)]
 
 
@@ -161,6 +162,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
     """Of rows that are made as they are read: 2 MB and 8 MB of text, in chunks of 0.25 MB."""
     source = Source(repository="a/b", columns={"text": "{text}"})
     monkeypatch.setitem(CORPORA, "large", Corpus(about="", sources={"only": source}))
+    monkeypatch.setattr(unfinished, "newest_commit", lambda name, source: "c0ffee")
 
     def peak(number):
         made = ({"text": f"{i} " + "x" * 1000} for i in range(number))

@@ -168,7 +168,8 @@ def test_the_original_and_the_end_are_measured_and_in_fig_3_every_round(planned,
     else:
         assert measured == ([12] if name.endswith("cpt_then_grpo.yaml") else [])
     tasks = keys["evaluate"]["tasks"]
-    assert [task["evaluator"] for task in tasks] == ["lm_eval", "speed"]
+    assert tasks[0]["evaluator"] == "lm_eval"
+    assert tasks[1:] == [{"evaluator": "speed"}, {"evaluator": "speed", "protocol": "paper"}]
     asked = {
         "code": ["mbpp"],
         "qwen": ["gsm8k_chat", "minerva_ocw_chat", "math500_chat"],

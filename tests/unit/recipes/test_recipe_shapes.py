@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
-from shipped import ALL, FOLDER, header, keys_of
+from shipped import ALL, FOLDER, FULL_SIZE, header, keys_of
 
 from ptl_plugins.preflight import plan_run
 from ptl_plugins.recipe_file import read_recipe
@@ -24,6 +25,14 @@ ABOUT_5B = {
     "paper/qwen2_5_7b/ptl_cpt_then_grpo.yaml": False,
     "paper/llama3_8b/shortgpt.yaml": False,
     "paper/llama3_8b/slicegpt.yaml": True,
+    "paper/llama3_8b/prune_once.yaml": True,
+    "paper/gemma2_9b/prune_once.yaml": True,
+    "paper/gemma2_9b/shortgpt.yaml": False,
+    "paper/gemma2_9b/slicegpt.yaml": True,
+    "paper/qwen2_5_7b/prune_once.yaml": True,
+    "paper/qwen2_5_7b/shortgpt.yaml": True,
+    "paper/qwen2_5_7b/slicegpt.yaml": True,
+    "paper/qwen2_5_7b/ptl_algorithm1_verl.yaml": False,
     "code/llama3_8b/ptl_cpt.yaml": False,
     "code/llama3_8b/shortgpt.yaml": False,
 }
@@ -44,6 +53,12 @@ CELLS = {
     "paper/qwen2_5_7b/control.yaml": ((9.0, 8.2, 8.2), 0.0),
     "paper/qwen2_5_7b/ptl_grpo_verl.yaml": ((4.9, 4.5, 4.5), 0.3),
     "paper/qwen2_5_7b/ptl_grpo_easyr1.yaml": ((4.9, 4.5, 4.5), 0.3),
+    "paper/qwen2_5_7b/prune_once.yaml": ((4.9, 4.5, 4.5), 0.3),  # of PTL: its own are empty
+    "paper/qwen2_5_7b/shortgpt.yaml": ((4.9, 4.5, 4.5), 0.2),  # likewise
+    "paper/qwen2_5_7b/slicegpt.yaml": ((4.9, 4.5, 4.5), 0.5),  # likewise
+    "paper/qwen2_5_7b/ptl_cpt_then_grpo.yaml": ((4.9, 4.5, 4.5), -0.1),  # of Table 1's row
+    "paper/qwen2_5_7b/ptl_algorithm1_verl.yaml": ((4.9, 4.5, 4.5), -0.1),  # likewise
+    "paper/qwen2_5_7b/ptl_cpt_released.yaml": ((4.9, 4.5, 4.5), -0.1),  # likewise
 }
 """Table 1's cells of #FLOPs in T, and what the recipe's shape gives more of them at most."""
 
@@ -144,6 +159,36 @@ def test_the_code_recipes_differ_from_each_other_in_the_cuts_alone():
     assert without(recipes[0], *differing) == without(math, *differing)
 
 
+PAPERS_RULES = {"neuron": "activation_max", "layer": "l2", "hidden": "slicegpt"}
+
+
+@pytest.mark.parametrize("name", [name for name in FULL_SIZE if "released" not in name])
+def test_a_recipe_of_the_paper_cuts_by_its_rules_and_refits_nothing(planned, name):
+    """Eq. 4 and 6; the baselines by their own."""
+    rules = PAPERS_RULES | ({"layer": "block_influence"} if "shortgpt" in name else {})
+    recipe = planned(name).recipe
+    cuts = [cut for each in recipe.rounds for cut in each.cuts]
+    assert [cut for cut in cuts if cut.criterion != rules[cut.unit]] == []
+    neurons_go = any(cut.unit == "neuron" for cut in cuts)
+    assert recipe.refit == "none" or not neurons_go
+    assert recipe.protect is None
+
+
+@pytest.mark.parametrize("name", [name for name in FULL_SIZE if "released" not in name])
+def test_the_pre_training_has_the_papers_numbers_and_else_the_scripts(name):
+    stages = [s for s in keys_of(FULL_SIZE[name])["recover"] if s["backend"] == "llamafactory"]
+    for stage in stages:
+        settings = dict(stage["settings"])
+        assert settings.pop("trust_remote_code", None) is (True if "slicegpt" in name else None)
+        assert stage["launch"] == {"processes": 4}
+        assert settings == {
+            "bf16": True, "cutoff_len": 1024, "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 4, "learning_rate": 8e-6, "num_train_epochs": 1.0,
+            "lr_scheduler_type": "cosine", "warmup_ratio": 0.05,
+            "deepspeed": "recipes/paper/zero2.json", "disable_gradient_checkpointing": False,
+        }  # fmt: skip
+
+
 def test_a_released_variant_differs_from_the_papers_in_what_the_scripts_tell():
     for model in ("llama3_8b", "gemma2_9b"):
         paper, released = (
@@ -163,12 +208,52 @@ def test_a_released_variant_differs_from_the_papers_in_what_the_scripts_tell():
     assert rates == [([1, 3], 4e-6), ([4, 6], 8e-6)]
 
 
+LESS = {"llama3_8b": (12000, 12000, 11000, 10000), "qwen2_5_7b": tuple(range(16000, 6000, -1000))}
+"""The scripts' `top_n` of each round; of Gemma2 none is told."""
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "released" in name])
+def test_a_released_variant_is_the_scripts_rule_by_index_with_a_top_n_for_each_round(name):
+    keys = keys_of(ALL[name])
+    neurons = keys["schedule"][0]
+    assert (neurons["criterion"], neurons["amount"]) == ("released_by_index", 1000)
+    assert keys["refit"] == "none"
+    assert keys["calibration"]["num_sequences"] == 10
+    protect, model = keys["protect"], name.split("/")[1]
+    assert (protect["data"], protect["num_sequences"]) == ("data/english", 1000)
+    assert len(protect["top"]) == neurons["rounds"]
+    assert tuple(protect["top"]) == LESS.get(model, tuple(range(12000, 3000, -1000)))
+    assert [(p["criterion"], p["amount"]) for p in keys["schedule"][1:]] in ([], [("last", 1)])
+    for stage in keys["recover"]:
+        if stage["backend"] == "llamafactory":
+            assert stage["settings"]["cutoff_len"] == 512
+            first = (stage.get("rounds") or [1])[0]
+            rate = {"gemma2_9b": 8e-6, "qwen2_5_7b": 4e-6, "llama3_8b": 4e-6 if first < 4 else 8e-6}
+            assert stage["settings"]["learning_rate"] == rate[model]
+
+
+def test_what_the_paper_does_not_say_is_no_number_of_the_papers():
+    """Sizes that only fit its FLOPs, the length of calibration texts, what EasyR1 has by itself."""
+    ours = (
+        r"max_length: (1024|512)",
+        r"amount: (10|16|0\.\d+|2000|4000|10000)",
+        "clip_ratio_high: 0.3",
+    )
+    found = [
+        line.strip()
+        for name, path in FULL_SIZE.items()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"\b({'|'.join(ours)}) ", line)
+    ]
+    assert len(found) > 30
+    assert [line for line in found if "# PTL: " not in line] == []
+
+
 def test_the_released_grpo_differs_from_the_papers_in_start_rule_and_protect_set():
     paper, released = (
         keys_of(FOLDER / "paper" / "qwen2_5_7b" / f"{name}.yaml")
         for name in ("ptl_grpo_easyr1", "ptl_grpo_easyr1_released")
     )
-    assert released["protect"] == {"data": "data/english", "num_sequences": 1000, "top": 7000}
-    assert [phase.pop("criterion") for phase in released["schedule"]] == ["released"]
+    assert [phase.pop("criterion") for phase in released["schedule"]] == ["released_by_index"]
     assert [phase.pop("criterion") for phase in paper["schedule"]] == ["activation_max"]
     assert without(released, "model", "protect") == without(paper, "model")
