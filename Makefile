@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export KMP_BLOCKTIME := 0
 
-.PHONY: install install-dev lint test schema quickstart reproduce-mini clean
+.PHONY: install install-dev lint test test-faults fuzz schema quickstart reproduce-mini clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -35,6 +35,19 @@ lint: install-dev
 
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+# within 25 minutes on two cores; what was tried goes into the page's table
+test-faults: install-dev
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q -n 2 --dist loadgroup tests/faults tests/load \
+		-m "faults or not faults" --fault-table docs/reliability.md
+
+# minutes; guided by coverage where atheris is installed, else it says that it is not
+FUZZ_SECONDS := 60
+fuzz: install-dev
+	PTL_FUZZ_EXAMPLES=2000 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest -q --timeout 3600 tests/fuzz
+	for target in recipe words shard index tensors reward llamafactory; do \
+		$(BIN)/python tests/fuzz/atheris_targets.py $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 schema: install
 	$(BIN)/python -m ptl_plugins.recipe_schema

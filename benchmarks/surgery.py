@@ -75,10 +75,11 @@ def big(folder: Path, gigabytes: float) -> bool:
 
 def pair(folder: Path, cut: str, number: int) -> tuple[float, float, int]:
     """Return CPU seconds of the prune and of the copy, and the prune's peak memory."""
-    arms = {"prune": prune(cut), "copy": ["sh", "-c", "cp -r model copied && sync"]}
+    arms = {"prune": [prune(cut)], "copy": [["cp", "-r", "model", "copied"], ["sync"]]}
     seen = {}
     for name in sorted(arms, reverse=bool(number % 2)):
-        seen[name] = measure(arms[name], folder)
+        parts = [measure(command, folder) for command in arms[name]]
+        seen[name] = (sum(cpu for cpu, _ in parts), max(peak for _, peak in parts))
         for left in ("pruned", "copied"):
             shutil.rmtree(folder / left, ignore_errors=True)
         os.sync()  # the other arm shall not pay for this one's writes

@@ -16,7 +16,11 @@ from llamafactory_ext.launching import end_with
 from llamafactory_ext.preflight import Prepared, preflight
 from llamafactory_ext.session import Session
 from ptl_plugins.errors import PTLError, RecipeError, did_you_mean
+from ptl_plugins.file_modes import deny_others_writing
+from ptl_plugins.remote_code import remote_code_notes
+from ptl_plugins.round_log import RoundLog
 from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.secret_values import RedactingFormatter
 
 
 def activate(args: dict[str, Any], argument_classes: Sequence[type]) -> dict[str, Any]:
@@ -27,12 +31,15 @@ def activate(args: dict[str, Any], argument_classes: Sequence[type]) -> dict[str
     """
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("arguments")
     text = path.read_text(encoding="utf-8") if path.is_file() else json.dumps(args, default=str)
+    deny_others_writing()  # a worker that torchrun started by itself
     try:
         check_keys(path, args, argument_classes)
         session = _session(preflight(path, args, text))
     except PTLError as error:
         end_with(error)
     show_progress()
+    for note in remote_code_notes(session.plan.recipe):
+        RoundLog(session.run, 0).say(note)
     patches.enter_training(session)
     return training_arguments(args, session)
 
@@ -68,7 +75,7 @@ def show_progress() -> None:
     logger = logging.getLogger("ptl_plugins")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        handler.setFormatter(RedactingFormatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from llamafactory_ext import patches
+from llamafactory_ext.history import STATE_FILE, read_log, steps_of
 from llamafactory_ext.recipe import RULES
 from llamafactory_ext.settings_check import check_settings
 from llamafactory_ext.sliced_stage import sliced_problems
@@ -25,6 +28,7 @@ from llamafactory_ext.taught_stage import (
 )
 from ptl_plugins.durable import json_text
 from ptl_plugins.errors import PTLError
+from ptl_plugins.health import Step, as_settings
 from ptl_plugins.kept_files import TRAINED
 from ptl_plugins.stage_types import Command, LaunchSpec, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
@@ -42,7 +46,11 @@ CHANGES_THE_ROUND = {
     "neat_packing", "use_llama_pro", "mixture_of_depths", "train_from_scratch",
 }  # fmt: skip
 """Keys that would train on another part, train another model, or save something else."""
-DEFAULTS = {"save_strategy": "no", "overwrite_cache": True, "report_to": "none", "logging_steps": 1}
+DEFAULTS = {
+    "save_strategy": "no", "overwrite_cache": True, "report_to": "none", "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+}  # fmt: skip
+"""Of a stage's yaml; the last one's own default would log a finite loss in place of NaN."""
 YAML, LOG = "train.yaml", "train.log"
 PLAIN, TAUGHT = ("llamafactory.cli", "train"), ("ptl_plugins", "train-llamafactory")
 """Modules that train, and their command."""
@@ -116,10 +124,14 @@ class LlamaFactory:
         result = folder / TRAINED
         return StageJob(
             files=files,
-            command=stage_command(stage, folder, taught=taught),
+            command=_watched(ctx, stage_command(stage, folder, taught=taught)),
             result=result,
             steps=result / REPORT if taught else None,
         )
+
+    def steps(self, job: StageJob) -> Sequence[Step]:
+        """Return what transformers' Trainer noted in `trainer_state.json`; nothing without it."""
+        return steps_of(read_log(job.result / STATE_FILE))
 
     def collect(self, job: StageJob) -> Path:
         """Return what LLaMA-Factory saved: it is a checkpoint already.
@@ -134,6 +146,12 @@ class LlamaFactory:
             )
         say_report(job.result)
         return job.result
+
+
+def _watched(ctx: RoundContext, command: Command) -> Command:
+    """Return the command with what its training is watched by, where PTL is in its interpreter."""
+    watch = json.dumps(as_settings(ctx.recipe.health, ctx.original.vocabulary))
+    return dataclasses.replace(command, environment={**command.environment, patches.HEALTH: watch})
 
 
 def data_files(folder: Path, texts: Sequence[str]) -> dict[Path, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ptl_plugins.errors import RecipeError, did_you_mean
+from ptl_plugins.json_file import read_json
 
 DEFAULT_FOLDER = "data"
 """LLaMA-Factory's own default of `dataset_dir`."""
@@ -31,9 +31,11 @@ def check_datasets(path: Path, keys: Mapping[str, Any]) -> None:
             f"{path}: dataset_dir: '{folder}' has no dataset_info.json; it names the data sets"
         )
     try:
-        known = json.loads(info_file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        known = read_json(info_file)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: dataset_dir: {info_file} is not JSON ({error})") from None
+    if not isinstance(known, dict):
+        raise RecipeError(f"{path}: dataset_dir: {info_file} is no mapping of data sets")
     for name in _names(keys["dataset"]):
         if name not in known:
             raise RecipeError(
@@ -53,8 +55,11 @@ def _check_file(path: Path, name: str, folder: Path, entry: Mapping[str, Any]) -
         raise RecipeError(f"{path}: dataset: '{name}': its entry in {folder} is no mapping")
     if "file_name" not in entry or {"hf_hub_url", "ms_hub_url", "om_hub_url"} & entry.keys():
         return
-    file = folder / str(entry["file_name"])
-    if not file.exists():
+    named = entry["file_name"]
+    if not isinstance(named, str) or not named.isprintable():
+        raise RecipeError(f"{path}: dataset: '{name}': file_name: {named!r} is no name of a file")
+    file = folder / named
+    if not (file.is_file() or file.is_dir()):
         raise RecipeError(f"{path}: dataset: '{name}': {file} does not exist")
     if not _has_content(file):
         raise RecipeError(f"{path}: dataset: '{name}': {file} is empty; give it documents")

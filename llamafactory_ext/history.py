@@ -1,10 +1,13 @@
-"""The rounds' training logs as one history, for plots and `trainer_state.json`."""
+"""The training logs of transformers' Trainer: what they tell, and those of all rounds as one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ptl_plugins.health import Step
 from ptl_plugins.run_folder import RunFolder
 
 STATE_FILE = "trainer_state.json"
@@ -23,3 +26,31 @@ def merged_history(run: RunFolder) -> list[dict[str, Any]]:
             history.append({**entry, "step": entry["step"] + offset, "ptl_round": index})
         offset += state["global_step"]
     return history
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a `trainer_state.json`; none where there is no such file."""
+    if not path.is_file():
+        return []
+    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    return history
+
+
+def steps_of(entries: Iterable[Mapping[str, Any]]) -> Sequence[Step]:
+    """Return what the entries tell of the training; those of evaluations are passed over."""
+    return [step for step in map(step_of, entries) if step is not None]
+
+
+def step_of(entry: Mapping[str, Any]) -> Step | None:
+    """Return what one entry tells of the training, or None."""
+    number = int(entry.get("step", 0))
+    if "train_loss" in entry:
+        return Step(step=number, mean_loss=float(entry["train_loss"]))
+    if "loss" not in entry:
+        return None
+    norm = entry.get("grad_norm")
+    return Step(
+        step=number,
+        loss=float(entry["loss"]),
+        gradient_norm=None if norm is None else float(norm),
+    )

@@ -7,6 +7,7 @@ worker leaves a mistake of the user in a note, and the command ends with it and 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from safetensors import SafetensorError
+
+from ptl_plugins.disk_errors import disk_error
 from ptl_plugins.errors import USER_ERROR_EXIT_CODE, PTLError
+from ptl_plugins.file_modes import deny_others_writing
 from ptl_plugins.yaml_file import read_yaml
 
 NOTE_VARIABLE = "PTL_ERROR_NOTE"
+SECTION = re.compile(r"(['\"]?)ptl\1 *:")
+PIECE_CHARACTERS = 1 << 16
 
 
 def launch_with_checks(launch: Callable[[], object]) -> object:
@@ -25,6 +32,7 @@ def launch_with_checks(launch: Callable[[], object]) -> object:
     path = _recipe_in_arguments()
     if path is None:
         return launch()
+    deny_others_writing()
     try:
         _check(path, sys.argv[3:])
     except PTLError as error:
@@ -51,8 +59,14 @@ def _recipe_in_arguments() -> Path | None:
 
 
 def _has_section(path: Path) -> bool:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return any(line.lstrip("\ufeff").startswith("ptl:") for line in text.splitlines())
+    """Whether a line begins with `ptl:`; a file of any size is read in small pieces."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        begins = True
+        while piece := file.readline(PIECE_CHARACTERS):
+            if begins and SECTION.match(piece):
+                return True
+            begins = piece.endswith("\n")
+    return False
 
 
 def _check(path: Path, overrides: list[str]) -> None:
@@ -69,6 +83,11 @@ def _launch_with_note(launch: Callable[[], object]) -> object:
         os.environ[NOTE_VARIABLE] = str(note)
         try:
             return launch()
+        except (OSError, SafetensorError) as error:
+            if (told := disk_error(error)) is None:
+                raise
+            print(f"ptl: {told}", file=sys.stderr, flush=True)
+            raise SystemExit(USER_ERROR_EXIT_CODE) from None
         except (SystemExit, subprocess.CalledProcessError):
             if note.exists():
                 print(f"ptl: {note.read_text(encoding='utf-8')}", file=sys.stderr, flush=True)

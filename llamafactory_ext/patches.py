@@ -9,17 +9,20 @@ fails when upstream changes them.
 | `launcher.launch` | mistakes in a `ptl:` section end the command before workers start |
 | `hparams.parser._parse_train_args` | takes the `ptl:` section out, else an unknown key |
 | `data.loader._get_preprocessed_dataset` | cuts the corpus by document before it is packed |
-| `train.pt.workflow.CustomTrainer` | one `train()` per round; a teacher's loss |
+| `train.pt.workflow.CustomTrainer` | one `train()` per round; a teacher's loss; the watch |
+| `train.pt.workflow.load_model` | remembered, to load the last good round after a divergence |
 
 The first two are applied at import and pass everything through unless there is a `ptl:`
-section; the last two only when there is one. A stage of `ptl run` with a teacher has the key
-`ptl_distill` instead, which the parser's wrapper takes out, and changes the trainer alone.
+section; the last three only when there is one. A stage of `ptl run` changes the trainer alone:
+with a teacher its yaml has the key `ptl_distill`, which the parser's wrapper takes out, and the
+variable `PTL_HEALTH` tells at which bounds its training ends early.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +34,8 @@ SUPPORTED = ("0.9.5",)
 MARK = "_ptl_patched"
 TEACHER = "ptl_distill"
 """The key of a stage's yaml that holds its teacher."""
+HEALTH = "PTL_HEALTH"
+"""The variable of a stage's program with the bounds at which its training ends early."""
 
 
 def apply(module: ModuleType) -> None:
@@ -79,6 +84,8 @@ def _wrap_parser(module: ModuleType) -> Any:
             from llamafactory_ext.taught_stage import begin_taught_stage
 
             args = begin_taught_stage(args)
+        if HEALTH in os.environ and unsupported_version() is None:
+            enter_watch()
         return original(args)
 
     return wrapped
@@ -97,6 +104,7 @@ def enter_training(session: Session) -> None:
     if recipe.distill and recipe.distill.is_on:
         enter_distillation(recipe.distill, recipe.model)
     workflow.CustomTrainer = rounds_trainer(workflow.CustomTrainer, session)
+    workflow.load_model = session.loader.remembering(workflow.load_model)
 
 
 def enter_distillation(spec: DistillSpec, original: str) -> None:
@@ -106,3 +114,14 @@ def enter_distillation(spec: DistillSpec, original: str) -> None:
     from llamafactory_ext.distilling import distilling_trainer
 
     workflow.CustomTrainer = distilling_trainer(workflow.CustomTrainer, spec, original)
+
+
+def enter_watch() -> None:
+    """Let the trainer of a stage of `ptl run` end early when it diverges; once is enough."""
+    import llamafactory.train.pt.workflow as workflow
+
+    from llamafactory_ext.health_callback import watched_trainer
+
+    if not getattr(workflow, MARK, False):
+        workflow.CustomTrainer = watched_trainer(workflow.CustomTrainer)
+        setattr(workflow, MARK, True)

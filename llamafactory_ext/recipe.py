@@ -11,7 +11,9 @@ from llamafactory_ext.dataset_info import check_datasets
 from llamafactory_ext.learning_rate import schedule_problems
 from ptl_plugins.distillation.teacher_check import teacher_problems
 from ptl_plugins.errors import RecipeError
+from ptl_plugins.given_path import given_path
 from ptl_plugins.recipe import RecipeSource, read_section
+from ptl_plugins.secret_values import secret_problems
 from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import Recipe
 
@@ -31,6 +33,11 @@ def is_seed(value: object) -> bool:
     return value is None or (whole and 0 <= cast("int", value) < 2**32)
 
 
+def is_path(value: object) -> bool:
+    """Whether `value` is text that can be a path; a missing one is told elsewhere."""
+    return not value or (isinstance(value, str) and value.isprintable())
+
+
 Rule = tuple[str, Callable[[Any], bool], str]
 
 RULES: tuple[Rule, ...] = (
@@ -41,6 +48,15 @@ RULES: tuple[Rule, ...] = (
         "adapters and frozen parts cannot be pruned; set 'finetuning_type: full'",
     ),
     ("do_train", lambda v: v is True, "set 'do_train: true'"),
+    *(
+        (key, is_path, "give a path or a name, as text of characters that can be shown")
+        for key in ("model_name_or_path", "output_dir")
+    ),
+    (
+        "dataset_dir",
+        lambda v: isinstance(v, dict) or is_path(v),  # a mapping names data sets of a hub
+        "give a folder, as text of characters that can be shown",
+    ),
     *(
         (key, lambda v: not v, "a quantised model cannot be pruned; give the full-precision one")
         for key in ("quantization_bit",)
@@ -86,6 +102,8 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
     Raises:
         RecipeError: one line per problem.
     """
+    if secrets := secret_problems(source.keys):
+        raise RecipeError("\n".join(f"{source.path}: {line}" for line in secrets))
     problems = [
         *_missing(source.keys),
         *_broken_rules(source.keys),
@@ -101,6 +119,7 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         problems += distillation_problems(source.keys)
     if section is not None and section.learning_rate_schedule == "run":
         problems += schedule_problems(source.keys)
+        problems += _halved_schedule(section.on_divergence)
     if not problems and source.thorough:
         assert section is not None
         check_datasets(source.path, source.keys)
@@ -115,12 +134,12 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
     settings = {k: v for k, v in source.keys.items() if k not in FREE_KEYS}
     if settings.get("deepspeed"):
         settings["deepspeed"] = _deepspeed_config(settings["deepspeed"])  # its content counts
-    seed = source.keys.get("seed", DEFAULT_SEED) if section.seed is None else section.seed
+    seeds = (section.seed, source.keys.get("seed"), DEFAULT_SEED)
     return Recipe(
         source=source.path,
         model=str(source.keys["model_name_or_path"]),
         family=section.family,
-        seed=int(seed),
+        seed=next(int(seed) for seed in seeds if seed is not None),
         run_folder=Path(str(source.keys["output_dir"])),
         rounds=section.rounds,
         multiple_of=section.multiple_of,
@@ -132,6 +151,8 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
         distill=section.distill,
         tokens=section.tokens,
         learning_rate_schedule=section.learning_rate_schedule,
+        health=section.health,
+        on_divergence=section.on_divergence,
         text=source.text,
     )
 
@@ -152,6 +173,16 @@ def _broken_rules(keys: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _halved_schedule(on_divergence: str) -> list[str]:
+    """Return one line where a schedule shall span rounds of which there may be more."""
+    if on_divergence == "stop":
+        return []
+    return [
+        f"ptl.on_divergence: '{on_divergence}': adds rounds, and a learning rate that spans the "
+        "run has to know them all; use stop, or 'learning_rate_schedule: round'"
+    ]
+
+
 UNTAUGHT = ("label_smoothing_factor", "torch_compile", "use_mca", "use_unsloth", "use_kt", "fp8")
 """Keys under which another trainer, loss or forward pass would leave the teacher out."""
 
@@ -164,12 +195,12 @@ def distillation_problems(keys: Mapping[str, Any]) -> list[str]:
 
 def _hub_keys(keys: Mapping[str, Any]) -> list[str]:
     """Return what PTL does not pass on when it asks the hub for config and side files."""
-    if Path(str(keys.get("model_name_or_path"))).expanduser().is_dir():
+    if given_path(str(keys.get("model_name_or_path"))).is_dir():
         return []
     remedy = "works with a local folder only; hf download the model and give its folder"
-    given = [k for k in ("cache_dir", "hf_hub_token") if keys.get(k)]
+    given = ["cache_dir"] if keys.get("cache_dir") else []
     given += ["model_revision"] if keys.get("model_revision", "main") != "main" else []
-    return [f"{key}: {keys[key] if key != 'hf_hub_token' else '...'!r}: {remedy}" for key in given]
+    return [f"{key}: {keys[key]!r}: {remedy}" for key in given]
 
 
 def _deepspeed_config(value: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -22,7 +23,8 @@ from llamafactory_ext.engine import (
     give_each_round_its_tensorboard_run,
     release_engine,
 )
-from llamafactory_ext.history import merged_history
+from llamafactory_ext.health_callback import StopsWhenDiverged
+from llamafactory_ext.history import merged_history, steps_of
 from llamafactory_ext.launching import end_with
 from llamafactory_ext.learning_rate import (
     StepSpan,
@@ -31,21 +33,25 @@ from llamafactory_ext.learning_rate import (
     require_steps,
     step_span,
 )
+from llamafactory_ext.reload import not_finite, put_in_place
 from ptl_plugins import hookimpl
 from ptl_plugins.checkpoint import save_live
+from ptl_plugins.disk_errors import disk_error
+from ptl_plugins.divergence import require_healthy, require_no_trouble
 from ptl_plugins.durable import copy_files
 from ptl_plugins.errors import PTLError
+from ptl_plugins.health import HealthWatch
 from ptl_plugins.live import decoder_layers, round_to, width
-from ptl_plugins.loop import prune_tune_loop
 from ptl_plugins.manifest import build_manifest
 from ptl_plugins.provenance import FILE, read_latest
 from ptl_plugins.ranks import main_first
+from ptl_plugins.retry import run_rounds
 from ptl_plugins.run_folder import MODEL
 from ptl_plugins.stage_types import StageSpec
 from ptl_plugins.types import RoundContext, Subject
 
 if TYPE_CHECKING:
-    from llamafactory_ext.session import Session
+    from llamafactory_ext.session import Parts, Session
 
 
 def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
@@ -64,6 +70,10 @@ def rounds_trainer(base: type[Trainer], session: Session) -> type[Trainer]:
                 return rounds.run()
             except PTLError as error:
                 end_with(error)
+            except (OSError, SafetensorError) as error:
+                if (told := disk_error(error)) is None:
+                    raise
+                end_with(told)
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             """Return the round's schedule: its own, or its stretch of that of the whole run."""
@@ -115,22 +125,32 @@ class TrainedRounds:
         assert self.session.parts is not None
         self.session.run.require_corpus(self.session.parts.digest())
         self._keep_earlier_provenance()
-        model = cast("Any", trainer.model)
-        model.to(trainer.args.device)  # DeepSpeed leaves it on the CPU until an engine is built
-        subject = Subject(
-            family=plan.family,
-            model=model,
-            tokenizer=cast("Any", trainer.processing_class),
-            stored_dtype=stored_dtype(model),
-        )
         self.session.manager.register(self, "llamafactory-trainer")
         corpus, folder = trainer.train_dataset, trainer.args.output_dir
         try:
-            prune_tune_loop(self.session.context(), subject, describe)
+            run_rounds(self.session.context(), self._subject(), describe, self._last_good)
         finally:
             trainer.train_dataset, trainer.args.output_dir = corpus, folder
         trainer.state.log_history = merged_history(self.session.run)
         return self.output
+
+    def _subject(self) -> Subject:
+        """Return the trainer's model as the steps of a round take it."""
+        model = cast("Any", self.trainer.model)
+        model.to(self.trainer.args.device)  # DeepSpeed leaves it on the CPU before an engine is
+        return Subject(
+            family=self.session.plan.family,
+            model=model,
+            tokenizer=cast("Any", self.trainer.processing_class),
+            stored_dtype=stored_dtype(model),
+        )
+
+    def _last_good(self) -> Subject:
+        """Load the last good round's model, or the original, in place of one that diverged."""
+        release_engine(self.trainer)
+        folder = self.session.run.last_model() or self.session.plan.recipe.model
+        put_in_place(self.trainer, lambda: self.session.loader.load(str(folder)))
+        return self._subject()
 
     def _keep_earlier_provenance(self) -> None:
         """An original that was itself pruned passes on where its neurons came from."""
@@ -143,9 +163,8 @@ class TrainedRounds:
     def ptl_recover(self, ctx: RoundContext, stage: StageSpec, subject: Subject) -> Subject | None:
         """Train one round on its own part, then save the model in its stored dtype."""
         trainer, index = self.trainer, ctx.spec.index
-        assert self.session.parts is not None
         assert subject.model is not None
-        rows = self.session.parts.rows[index - 1]
+        rows = cast("Parts", ctx.corpus).rows_of(index)
         cast("Any", trainer).step_span = self._step_span(index)
         release_engine(trainer)
         with main_first(ctx.ranks) as main:
@@ -163,6 +182,8 @@ class TrainedRounds:
             for callback in callbacks:
                 trainer.remove_callback(callback)
         trainer.save_state()
+        require_healthy(ctx, steps_of(trainer.state.log_history), ctx.folder / "stage_0")
+        require_no_trouble(ctx, not_finite(subject.model), ctx.folder / "stage_0")
         if report := getattr(trainer, "distillation_report", None):
             ctx.run.event("distillation", round=index, stage=0, **dataclasses.asdict(report))
         release_engine(trainer)
@@ -191,7 +212,8 @@ class TrainedRounds:
             "parameters": shape["num_parameters"],
         }
         others = [c for some in ctx.hooks.ptl_trainer_callbacks(ctx=ctx) for c in some or ()]
-        return [RoundFacts(facts), *others, OptimizerCoversModel()]
+        watch = HealthWatch(ctx.recipe.health, vocabulary=ctx.original.vocabulary)
+        return [RoundFacts(facts), *others, OptimizerCoversModel(), StopsWhenDiverged(watch)]
 
     def _save(self, ctx: RoundContext, subject: Subject) -> None:
         assert subject.model is not None

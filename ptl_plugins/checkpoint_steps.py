@@ -6,11 +6,13 @@ an earlier try from the same inputs, and is taken as it is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from ptl_plugins.errors import PruneError
 from ptl_plugins.kept_files import PRUNED, tidy_round
 from ptl_plugins.kept_results import keep_result, kept_result
 from ptl_plugins.markers import hookimpl
@@ -39,7 +41,7 @@ def ptl_profile(ctx: RoundContext, subject: Subject) -> Scores | None:
     from ptl_plugins.live import loaded
     from ptl_plugins.scores_file import read_scores
 
-    if (ctx.folder / SCORES).exists():
+    with contextlib.suppress(PruneError):  # not there, or damaged
         return read_scores(ctx.folder / SCORES)[0]
     with loaded(subject) as live:
         return steps.ptl_profile(ctx, live)

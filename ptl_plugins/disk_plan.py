@@ -20,6 +20,7 @@ from ptl_plugins.disk_sizes import (
     size_of,
 )
 from ptl_plugins.geometry import Geometry
+from ptl_plugins.given_path import given_path
 from ptl_plugins.preflight import Plan
 from ptl_plugins.schedule import PlannedRound
 from ptl_plugins.stage_types import StageSpec
@@ -133,7 +134,7 @@ def _round_bytes(
     recipe: Recipe, sizes: ModelSizes, planned: PlannedRound, before: Geometry, part: int
 ) -> _RoundBytes:
     """Work out a round that makes `planned` of the shape `before`."""
-    spec, stages = planned.spec, recipe.stages_in(planned.spec.index)
+    spec, stages = planned.spec, recipe.stages_in(planned.spec.planned)
     shape = planned.geometry or before
     model, neurons_go = sizes.stored(shape), any(cut.unit == "neuron" for cut in spec.cuts)
     measured = (scores(before) * (2 if recipe.protect else 1) + 2 * indices(before)) * len(
@@ -166,4 +167,4 @@ def _part_bytes(recipe: Recipe) -> int:
     """Return the bytes of a round's part of a corpus on this machine; a template may add some."""
     if recipe.data is None:
         return 0
-    return 2 * size_of(Path(recipe.data.path).expanduser()) // len(recipe.rounds)
+    return 2 * size_of(given_path(recipe.data.path)) // len(recipe.planned_rounds)

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ptl_plugins.amounts import show_amount
+from ptl_plugins.divergence import current_failure
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.kept_files import PRUNED
 from ptl_plugins.measuring import is_due
+from ptl_plugins.remote_code import remote_code_notes
 from ptl_plugins.run import PreparedRun
 from ptl_plugins.run_folder import CORPUS, EVENTS, MANIFEST, MODEL, PLAN, RECORD, SCORES
 from ptl_plugins.run_lock import LOCK_FILE, OWNER_FILE
@@ -64,8 +66,11 @@ def _head(ready: PreparedRun, finished: int) -> Iterator[str]:
         "model", f"{recipe.model} ({ready.plan.family.name}): {_shape(ready.plan.original)}"
     )
     yield _line("data", f"{recipe.data.path}: {_parts(parts)}")
-    state = f"goes on; rounds finished and kept: {finished} of {len(parts)}"
+    yield from (_line("remote code", note) for note in remote_code_notes(recipe))
+    state = f"goes on; rounds finished and kept: {finished} of {len(recipe.rounds)}"
     yield _line("run folder", f"{run.path}: {state if run.records() else 'starts anew'}")
+    if failed := current_failure(run):
+        yield _line("failed", f"round {failed.round}: {failed.reason}")
     if not run.records():
         names = (MANIFEST, CORPUS, EVENTS, LOCK_FILE, OWNER_FILE)
         yield from (_line("write", run.path / name) for name in names)

@@ -14,14 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ptl_plugins.disk_errors import named
+
 TEMPORARY_SUFFIX = ".ptl-tmp"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    temporary.write_text(text, encoding="utf-8")
-    replace(temporary, path)
+    try:
+        with named(path):
+            temporary.write_text(text, encoding="utf-8")
+        replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # on a disk that cannot be written to, it stays
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -74,12 +82,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in _files(temporary):  # before what is there goes
+            _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if path.exists():
-        shutil.rmtree(path)
-    replace(temporary, path)
+    _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -156,8 +167,13 @@ def copy_files(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
         if file.is_file():
             temporary = target / (file.name + TEMPORARY_SUFFIX)
-            shutil.copyfile(file, temporary)
-            replace(temporary, target / file.name)
+            try:
+                shutil.copyfile(file, temporary)
+                replace(temporary, target / file.name)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -185,6 +201,7 @@ def _files(path: Path) -> list[Path]:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

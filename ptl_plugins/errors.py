@@ -5,11 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ptl_plugins.secret_values import redacted
+
 USER_ERROR_EXIT_CODE = 2
+ADVICE = (
+    "try a smaller step of pruning, a lower learning rate, or 'on_divergence: retry_with_half_step'"
+)
+"""For who finds that a training diverged."""
+LONGEST_LINE = 1500
+"""Characters; of a longer line the middle is left out."""
 
 
 class PTLError(Exception):
-    """Something the user can mend; the text names what was given, what is allowed, what to do."""
+    """Something the user can mend; the text names what was given, what is allowed, what to do.
+
+    What it quotes comes from files that others may have written: characters that a terminal would
+    obey are shown as escapes, a value of a megabyte does not hide the rest, and secrets are out.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__("\n".join(_plain(line) for line in redacted(str(text)).split("\n")))
 
 
 class RecipeError(PTLError):
@@ -32,8 +47,24 @@ class StageError(PTLError):
     """A recovery stage failed, or its result cannot be used."""
 
 
+class DivergedError(StageError):
+    """The training of a recovery stage went wrong; one after a smaller cut may go well."""
+
+    def __init__(self, what: str, advice: str = ADVICE) -> None:
+        """Say what went wrong in which folder, and what to try."""
+        super().__init__(f"{what}; {advice}")
+        self.what = what
+
+
 class RunFolderError(PTLError):
     """The run folder belongs to another recipe or to a run that is still alive."""
+
+
+def _plain(line: str) -> str:
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    half = LONGEST_LINE // 2 - 3
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

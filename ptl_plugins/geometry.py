@@ -13,6 +13,8 @@ KINDS, SLIDING = "layer_types", "sliding_attention"
 """Config list of the attention by layer, and its word for a layer with a window."""
 SLICED = "ptl_sliced"
 """`model_type` of a model whose residual stream was sliced (`ptl_plugins.slicegpt`)."""
+MAX_SIZE, MAX_LAYERS = 10**9, 10_000
+"""What a config may say; more would only be a way to fill the memory."""
 NOT_AGAIN = (
     "the model's residual stream is sliced (SliceGPT), and PTL does not prune it further; prune "
     "first and slice last"
@@ -143,7 +145,7 @@ def geometry(config: Mapping[str, Any], family: Family) -> Geometry:
     rows = len(family.ffn_inputs) * family.ffn_blocks
     matrices = _matrices(config, family, per_neuron=(rows + 1) * hidden)
     return Geometry(
-        num_layers=_size(config, family.depth_key),
+        num_layers=_size(config, family.depth_key, MAX_LAYERS),
         width=_size(config, family.width_key),
         hidden=hidden,
         vocabulary=_size(config, "vocab_size"),
@@ -194,14 +196,19 @@ def _vectors(config: Mapping[str, Any], family: Family) -> int:
 def _heads(config: Mapping[str, Any], family: Family) -> tuple[int, int, int]:
     """Return the number of query heads and of key-value heads, and the size of a head."""
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    groups = config.get("num_key_value_heads") or heads
-    head = config.get("head_dim") or family.default_head_dim or hidden // heads
+    groups = _size({"num_key_value_heads": heads, **_given(config)}, "num_key_value_heads")
+    usual = family.default_head_dim or max(1, hidden // heads)
+    head = _size({"head_dim": usual, **_given(config)}, "head_dim")
     return heads, groups, head
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def _windows(config: Mapping[str, Any], family: Family) -> tuple[int | None, ...]:
     """Return the attention window of each layer: of all, or of those that the family lists."""
-    num_layers, key = _size(config, family.depth_key), family.window_size_key
+    num_layers, key = _size(config, family.depth_key, MAX_LAYERS), family.window_size_key
     if key is None or config.get(key, family.default_window_size) is None:
         return (None,) * num_layers
     kinds = _kinds(config, family, num_layers)
@@ -226,10 +233,12 @@ def _kinds(config: Mapping[str, Any], family: Family, num_layers: int) -> Sequen
     return kinds
 
 
-def _size(config: Mapping[str, Any], key: str) -> int:
+def _size(config: Mapping[str, Any], key: str, most: int = MAX_SIZE) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or value <= 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise PTLError(f"config.json: {key}: {value!r} is not a positive whole number")
+    if value > most:
+        raise PTLError(f"config.json: {key}: {value} is more than {most}, which no model has")
     return value
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+from ptl_plugins.errors import RunFolderError
+from ptl_plugins.state_file import intact, read_state
 from ptl_plugins.types import EvalResult, RoundContext
 
 PREFIX = "measured_"
+
+logger = logging.getLogger(__name__)
 
 
 def kept_result(ctx: RoundContext, model: Path) -> EvalResult | None:
@@ -17,8 +22,13 @@ def kept_result(ctx: RoundContext, model: Path) -> EvalResult | None:
     path = _path(ctx, model)
     if not path.exists():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return EvalResult(**kept["result"]) if kept["of"] == _of(ctx, model) else None
+    try:
+        with intact(path, "it is measured again"):
+            kept = read_state(path, "it is measured again")
+            return EvalResult(**kept["result"]) if kept["of"] == _of(ctx, model) else None
+    except RunFolderError as error:
+        logger.warning("PTL: %s", error)
+        return None
 
 
 def keep_result(ctx: RoundContext, model: Path, result: EvalResult) -> None:

@@ -23,6 +23,7 @@ GRACE = 10.0
 """Seconds between asking a program to stop and killing it."""
 CLOCK_ERROR = 1.0
 """Seconds by which a process's start may seem to move; no number is given anew within it."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,11 @@ logger = logging.getLogger(__name__)
 def note_program(note: Path, command: Command, pid: int | None = None) -> None:
     """Write down the program that is about to start, and then the session that it leads.
 
-    A run that is killed between the two leaves a program that its words and folder tell.
+    A run that is killed between the two leaves a program that its words and folder tell. Times are
+    seconds after the machine's start, as its clock may be set.
     """
-    started = time.time() if pid is None else psutil.Process(pid).create_time()
-    facts = {"pid": pid, "started": started, "host": socket.gethostname()}
+    started = _now() if pid is None else _start_of(psutil.Process(pid))
+    facts = {"pid": pid, "started": started, "boot": _boot(), "host": socket.gethostname()}
     write_json(note, {**facts, "words": [*command.words], "folder": str(command.folder.resolve())})
 
 
@@ -47,7 +49,7 @@ def end_leftover(note: Path) -> None:
         facts = json.loads(note.read_text(encoding="utf-8"))
         if facts["host"] != socket.gethostname():
             logger.warning("PTL: %s: its program may still run on %s", note, facts["host"])
-        else:
+        elif facts["boot"] == _boot():
             started = float(facts["started"])
             pid = facts["pid"]
             for leader in [(int(pid), started)] if pid else _started(facts):
@@ -65,8 +67,23 @@ def _started(facts: Mapping[str, Any]) -> list[tuple[int, float]]:
                 and process.cmdline()[-len(words) :][1:] == words[1:]
                 and process.cwd() == facts["folder"]
             ):
-                found.append((process.pid, process.create_time()))
+                found.append((process.pid, _start_of(process)))
     return found
+
+
+def _boot() -> str:
+    """Return what tells this start of the machine from others; empty where nothing does."""
+    return BOOT_ID.read_text(encoding="ascii").strip() if BOOT_ID.exists() else ""
+
+
+def _now() -> float:
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - psutil.boot_time()
+
+
+def _start_of(process: psutil.Process) -> float:
+    return process.create_time() - psutil.boot_time()
 
 
 def _end(note: Path, leader: int, started: float) -> None:
@@ -93,10 +110,8 @@ def _members(leader: int, started: float) -> list[Any]:
     The system gives no number anew that a session still bears, its leader alive or not.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
-        if abs(psutil.Process(leader).create_time() - started) > CLOCK_ERROR:
+        if abs(_start_of(psutil.Process(leader)) - started) > CLOCK_ERROR:
             return []
-    if started < psutil.boot_time() - CLOCK_ERROR:
-        return []
     return [process for process in psutil.process_iter() if _belongs(process, leader, started)]
 
 
@@ -104,7 +119,7 @@ def _belongs(process: psutil.Process, leader: int, started: float) -> bool:
     try:
         return (
             os.getsid(process.pid) == leader
-            and process.create_time() >= started - CLOCK_ERROR
+            and _start_of(process) >= started - CLOCK_ERROR
             and process.status() != psutil.STATUS_ZOMBIE
         )
     except (OSError, psutil.Error):  # it ended meanwhile, or is another user's

@@ -58,10 +58,14 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     register_sliced_models()
     attention = exact_attention(read_config(str(folder)))
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", attn_implementation=attention
+        folder,
+        dtype="auto",
+        attn_implementation=attention,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     model.to(accelerator())
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import IO
 
 from ptl_plugins.left_program import GRACE, end_leftover, note_program
 from ptl_plugins.markers import hookimpl
+from ptl_plugins.redacted_stream import RedactedStream
 from ptl_plugins.registry import Registry
 from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec, StageSpec
 from ptl_plugins.termination import terminating
@@ -70,7 +71,7 @@ def run_command(command: Command, note: Path | None = None) -> CommandResult:
     """
     start = time.monotonic()
     command.log.parent.mkdir(parents=True, exist_ok=True)
-    with command.log.open("wb") as log, terminating():
+    with command.log.open("wb", buffering=0) as log, terminating():
         if note is not None:
             note_program(note, command)
         child = subprocess.Popen(
@@ -105,9 +106,20 @@ def run_command(command: Command, note: Path | None = None) -> CommandResult:
 
 
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:
+    stream = RedactedStream()
     while chunk := os.read(source.fileno(), 65536):
+        _show(stream.feed(chunk), log)
+    _show(stream.rest(), log)
+
+
+def _show(chunk: bytes, log: IO[bytes]) -> None:
+    """Write to the log and to stderr; one that cannot be written to must not stop the reading.
+
+    The program would wait for ever on its full pipe.
+    """
+    with contextlib.suppress(OSError):
         log.write(chunk)
-        log.flush()
+    with contextlib.suppress(OSError):
         sys.stderr.write(chunk.decode(errors="replace"))
         sys.stderr.flush()
 

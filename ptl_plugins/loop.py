@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ptl_plugins.amounts import show_amount
 from ptl_plugins.announcing import announce, finish
+from ptl_plugins.divergence import noting_divergence
 from ptl_plugins.measuring import measure_pruned, measure_recovered
 from ptl_plugins.run_folder import read_plan, write_plan
 from ptl_plugins.selectors import units
@@ -35,7 +36,8 @@ def prune_tune_loop(
         if plan is not None:
             subject = prune(ctx, subject, plan)  # line 7
             pruned = measure_pruned(ctx, subject)
-        subject = recover(ctx, subject)  # lines 9, 10
+        with noting_divergence(ctx):
+            subject = recover(ctx, subject)  # lines 9, 10
         measured = measure_recovered(ctx, subject)
         announce(ctx, ctx.log.record(describe(subject), spec.cuts, plan, pruned, measured))
     finish(start)

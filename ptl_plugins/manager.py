@@ -19,6 +19,7 @@ from ptl_plugins import (
     slurm_launch,
     steps,
 )
+from ptl_plugins.component_check import wrong_components
 from ptl_plugins.errors import PluginError, PTLError, did_you_mean
 from ptl_plugins.markers import PROJECT
 from ptl_plugins.registry import Registry
@@ -98,6 +99,8 @@ def build_manager(*, plugins: Sequence[str] = (), autoload: bool = True) -> PTLP
     """
     manager = PTLPluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
+    if unnamed := [value for value in plugins if not value.removeprefix("no:")]:
+        raise PluginError(f"-p '{unnamed[0]}': names no plugin; give a module, or no:NAME")
     if autoload:
         plugins = [*filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(",")), *plugins]
     for name in (value.removeprefix("no:") for value in plugins if value.startswith("no:")):
@@ -129,6 +132,8 @@ def build_registry(manager: PTLPluginManager) -> Registry:
         except Exception as error:
             wrong = f"ptl_register failed: {type(error).__name__}: {error}"
             raise manager.refusal(implementation.plugin_name, wrong) from error
+    for name, wrong in wrong_components(registry):
+        raise manager.refusal(name, wrong)
     registry.freeze()
     return registry
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.given_path import given_path
+from ptl_plugins.json_file import read_json
+from ptl_plugins.linked_files import require_own_file
 from ptl_plugins.side_files import HUB_SIDE_FILES
 
 CHECKPOINT_FILES = ("*.safetensors", *HUB_SIDE_FILES)
@@ -21,7 +23,7 @@ def read_config(model: str) -> dict[str, Any]:
     """
     path = config_path(model)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise PTLError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(config, dict):
@@ -35,8 +37,9 @@ def config_path(model: str) -> Path:
     Raises:
         PTLError: it is in no folder, and the hub does not give it.
     """
-    folder = Path(model).expanduser()
+    folder = given_path(model)
     if folder.is_dir():
+        require_own_file(folder / "config.json")
         if not (folder / "config.json").is_file():
             raise PTLError(f"model '{model}': the folder has no config.json")
         return folder / "config.json"
@@ -51,7 +54,7 @@ def model_folder(model: str) -> Path:
     Raises:
         PTLError: it is no folder with a config, and the hub does not give the model.
     """
-    if Path(model).expanduser().is_dir():
+    if given_path(model).is_dir():
         return config_path(model).parent
     if looks_like_path(model):
         raise PTLError(f"model '{model}': no such folder")

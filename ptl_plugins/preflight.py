@@ -96,7 +96,7 @@ def _require_stages_fit(plan: Plan, config: Mapping[str, Any], registry: Registr
 
 def _shapes(plan: Plan, stage: StageSpec) -> tuple[Geometry, ...]:
     """Return the shapes that the rounds of a stage leave, as far as they are known."""
-    rounds = (each for each in plan.rounds if stage.is_in(each.spec.index))
+    rounds = (each for each in plan.rounds if stage.is_in(each.spec.planned))
     return tuple(dict.fromkeys(each.geometry for each in rounds if each.geometry))
 
 
@@ -104,5 +104,6 @@ def _is_sliced(plan: Plan, stage: StageSpec) -> bool:
     """Return whether the model is sliced in a round of the stage, whatever the scores tell."""
     if plan.original.sliced_from is not None:
         return True
-    up_to_last = plan.rounds[: stage.rounds[1] if stage.rounds else None]
-    return any(cut.unit == "hidden" for each in up_to_last for cut in each.spec.cuts)
+    last = stage.rounds[1] if stage.rounds else len(plan.rounds)
+    up_to_last = (each.spec for each in plan.rounds if each.spec.planned <= last)
+    return any(cut.unit == "hidden" for spec in up_to_last for cut in spec.cuts)

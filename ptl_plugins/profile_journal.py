@@ -55,12 +55,12 @@ class FileJournal:
                 facts = metadata_of(file)
                 whole = names <= set(file.keys())
             counts = {facts["batches"].get(name) for name in names}
-        except (OSError, SafetensorError, ValueError, KeyError):
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if not whole or facts.get("about") != self.about or len(counts) != 1:
             return None
-        done: int | None = counts.pop()
-        return done
+        done = counts.pop()
+        return done if isinstance(done, int) else None
 
     def batch_done(self, done: int, total: int, tallies: Sequence[Tally]) -> None:
         """Report, and save the totals when it is time or the pass is over."""

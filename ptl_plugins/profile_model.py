@@ -44,7 +44,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             "vocab.json; copy the original model's tokenizer files into the folder"
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
     except Exception as error:  # whatever fails in there, the user has to mend the folder
         raise PTLError(f"{folder}: its tokenizer cannot be loaded ({_reason(error)})") from error
     return tokenizer
@@ -101,6 +103,8 @@ def load_model(folder: Path, family: Family) -> PreTrainedModel:
             attn_implementation=exact_attention(config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         model: PreTrainedModel = loaded[0]
         _require_whole(folder, family, model, loaded[1])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ Report = Callable[[str, int, int], None]
 """(what is running, batches done, batches in all)."""
 PARTIAL_SUFFIX = ".ptl-part"
 """Of the files beside the scores that a killed profile goes on from."""
+MOMENTS_LOCK = f"lock{PARTIAL_SUFFIX}"
+"""In the folder of second moments, while they are written."""
 
 
 OTHER = {
@@ -92,27 +94,56 @@ def run_profile(
     work = _prepare(request, registry, ranks, report)
     require_equal(ranks, repr(work.about), "model and data")
     earlier = _earlier_scores(work)
-    scores = _gather(work, earlier)
-    if ranks.rank == 0 and earlier is None:
-        from ptl_plugins.scores_file import write_scores
+    with _alone(work, earlier):
+        scores = _gather(work, earlier)
+        if ranks.rank == 0 and earlier is None:
+            from ptl_plugins.scores_file import write_scores
 
-        write_scores(request.out, scores, work.about)
-    ranks.barrier()
-    _remove_partial(work)
+            write_scores(request.out, scores, work.about)
+        ranks.barrier()
+        _remove_partial(work)
     return scores, earlier is not None
+
+
+@contextmanager
+def _alone(work: _Work, earlier: Scores | None) -> Iterator[None]:
+    """Keep other profiles from the files that the main rank is about to write.
+
+    Raises:
+        RunFolderError: another process writes them.
+    """
+    from ptl_plugins.run_lock import sole_writer
+
+    request, places = work.request, []
+    if work.ranks.rank == 0 and earlier is None:
+        _make_folder(request.out.parent, "--out")
+        places.append(request.out.with_name(f"{request.out.name}.lock{PARTIAL_SUFFIX}"))
+    if work.ranks.rank == 0 and request.second_moments and _needs_moments(work):
+        _make_folder(request.second_moments, "--second-moments")
+        places.append(request.second_moments / MOMENTS_LOCK)
+    with ExitStack() as held:
+        for place in places:
+            held.enter_context(sole_writer(place))
+        yield
+
+
+def _needs_moments(work: _Work) -> bool:
+    moments = _moments(work)
+    assert moments is not None
+    return not all(moments.has(layer) for layer in range(work.geometry.num_layers))
 
 
 def _prepare(request: ProfileRequest, registry: Registry, ranks: Ranks, report: Report) -> _Work:
     from ptl_plugins.model_digest import model_digest
     from ptl_plugins.profile_model import load_tokenizer
-    from ptl_plugins.shards import open_checkpoint
+    from ptl_plugins.sound_weights import require_sound
     from ptl_plugins.text_data import data_digest
 
     folder = model_folder(request.model)
     config = read_config(str(folder))
     family = find_family(registry, config, request.family)
     sizes = geometry(config, family)
-    digest = model_digest(open_checkpoint(folder))
+    digest = model_digest(require_sound(folder))
     tokenizer, vocab = load_tokenizer(folder), config.get("vocab_size")
     sequences = _sequences(request, request.data, tokenizer, vocab)
     protected = _sequences(request, request.protect, tokenizer, vocab) if request.protect else []
@@ -317,15 +348,20 @@ def _protect_file(out: Path) -> Path:
 
 def _remove_partial(work: _Work) -> None:
     """Delete what a killed try would go on from, also that of tries with more ranks."""
+    from ptl_plugins.durable import remove_leftovers
     from ptl_plugins.tensor_file import remove
 
     out = work.request.out
     for name in ("", "protect"):
         _journal(work, name).close()
-    own = re.escape(out.name) + rf"\.(\d+|protect\d*){re.escape(PARTIAL_SUFFIX)}(\.ptl-tmp)?"
+    own = re.escape(out.name) + rf"\.(\d+|lock|protect\d*){re.escape(PARTIAL_SUFFIX)}(\.ptl-tmp)?"
     for file in out.parent.iterdir() if work.ranks.rank == 0 else ():
         if re.fullmatch(own, file.name):
             remove(file)
+    moments = work.request.second_moments
+    if work.ranks.rank == 0 and moments and moments.is_dir():
+        remove_leftovers(moments)
+        (moments / MOMENTS_LOCK).unlink(missing_ok=True)
 
 
 def _journal(work: _Work, name: str) -> FileJournal:

@@ -5,17 +5,18 @@ Indices are those of the ORIGINAL model, composed over the rounds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ptl_plugins.state_file import intact, read_state
 from ptl_plugins.types import Cut, PrunePlan
 
 if TYPE_CHECKING:
     from ptl_plugins.run_folder import RunFolder
 
 FILE = "ptl_pruning.json"
+REMEDY = "copy the round's from model/ beside it, or bring it back"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,8 @@ def read_latest(run: RunFolder, index: int, shape: Mapping[str, int]) -> Provena
     for number in range(index, -1, -1):
         path = run.round_folder(number) / FILE
         if path.exists():
-            return Provenance.from_json(json.loads(path.read_text(encoding="utf-8")))
+            with intact(path, REMEDY):
+                return Provenance.from_json(read_state(path, REMEDY))
     return untouched(num_layers=shape["num_layers"], width=shape["width"])
 
 

@@ -24,6 +24,7 @@ from ptl_plugins.scores_file import digest, read_scores
 from ptl_plugins.selection import choose
 from ptl_plugins.shards import Checkpoint, open_checkpoint
 from ptl_plugins.side_files import side_files
+from ptl_plugins.sound_weights import require_ffn, require_finite
 from ptl_plugins.types import Cut, PrunePlan, Scores
 
 TARGETS = {
@@ -69,6 +70,7 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
     Raises:
         PTLError: the model, the scores or the amounts cannot be used; nothing is written.
     """
+    _remove_claim(request.out)
     if request.out.exists():
         raise PruneError(f"{request.out}: is there already; remove it, or name another folder")
     folder = model_folder(request.model)
@@ -77,6 +79,8 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
     before = geometry(checkpoint.config, family)
     if before.sliced_from is not None:
         raise PruneError(f"{folder}: {NOT_AGAIN}")
+    require_ffn(checkpoint, family, before)
+    require_finite(checkpoint)
     parent = model_digest(checkpoint)
     _require_scores(request, registry)
     scores = _scores(request, before, parent)
@@ -94,6 +98,12 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
     )
     after = before.after(width=plan.new_width, num_layers=plan.new_num_layers)
     return Pruned(plan=plan, before=before, after=after, refitted=refit is not None)
+
+
+def _remove_claim(out: Path) -> None:
+    """Remove an empty folder: a killed prune may have left its name, claimed but empty."""
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
 
 
 def _protect_top(request: PruneRequest, scores: Scores) -> int:

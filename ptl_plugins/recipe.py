@@ -33,6 +33,9 @@ from ptl_plugins.types import (
     Tokens,
 )
 
+MOST_ROUNDS = 10_000
+"""Of all phases together: a short file must not plan for gigabytes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSource:
@@ -91,10 +94,22 @@ def read_section(source: RecipeSource, keys: object, *, prefix: str) -> Section:
 
 def section_problems(model: SectionModel, source: RecipeSource) -> list[str]:
     """Return one line, `key: what is wrong`, per name that nothing registered, and so on."""
+    if too_many := _too_many_rounds(model):
+        return too_many
     missing = _missing_data(model) if source.thorough else []
     unknown = _unknown_names(model, source.registry)
     needed = [] if unknown else _needed_protection(model, source.registry)
     return unknown + _idle_protection(model) + needed + _wrong_tops(model) + missing
+
+
+def _too_many_rounds(model: SectionModel) -> list[str]:
+    number = sum(phase.rounds for phase in model.schedule)
+    if number <= MOST_ROUNDS:
+        return []
+    return [
+        f"schedule: has {number} rounds; at most {MOST_ROUNDS} are allowed, each of which removes "
+        "something or trains"
+    ]
 
 
 def resolve(model: SectionModel) -> Section:

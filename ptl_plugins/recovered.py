@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ptl_plugins.durable import new_folder
-from ptl_plugins.errors import StageError
+from ptl_plugins.errors import DivergedError, StageError
 from ptl_plugins.shards import Checkpoint, open_checkpoint
 
 
@@ -28,7 +28,8 @@ def take_recovered(trained: Path, given: Path, out: Path) -> None:
     One shard is in memory at a time.
 
     Raises:
-        StageError: a tensor is missing, of another shape, or not finite.
+        StageError: a tensor is missing or of another shape.
+        DivergedError: a tensor is not finite.
     """
     result, original = open_checkpoint(trained), open_checkpoint(given)
     with new_folder(out) as folder:
@@ -58,9 +59,8 @@ def _trained(result: Checkpoint, name: str, original: Checkpoint) -> torch.Tenso
     with safe_open(os.fspath(result.folder / entry.file), framework="pt") as file:
         tensor: torch.Tensor = file.get_tensor(name)
     if not bool(tensor.isfinite().all()):
-        raise StageError(
-            f"{result.folder}: '{name}' is not finite: the recovery diverged"
-            f"{_when(result.folder)}; try a smaller step of pruning, a lower learning rate"
+        raise DivergedError(
+            f"{result.folder}: '{name}' is not finite: the recovery diverged{_when(result.folder)}"
         )
     return tensor.to(_dtype(original, name))
 

@@ -30,9 +30,12 @@ class Catalogue(Generic[T]):
         """Register `component` under `name`.
 
         Raises:
-            PluginError: the name is taken (both origins are named) or the catalogue is frozen.
+            PluginError: the name is taken (both origins are named) or none, or the catalogue is
+                frozen.
         """
         origin = self._registrant
+        if not isinstance(name, str) or not name.isprintable() or not name:
+            raise PluginError(f"{self.kind} {name!r}, of '{origin}', is no name; give it words")
         if self._frozen:
             raise PluginError(f"{self.kind} '{name}' comes too late: register it in ptl_register")
         if name in self._entries:

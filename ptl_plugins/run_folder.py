@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ptl_plugins.disk_errors import named
 from ptl_plugins.durable import remove_leftovers, write_json
 from ptl_plugins.errors import RunFolderError
+from ptl_plugins.secret_values import redacted_tree
 from ptl_plugins.stage_types import StageTime
+from ptl_plugins.state_file import intact, read_state
 from ptl_plugins.types import Cut, EvalResult, PrunePlan, Recipe, RoundRecord
 
 if TYPE_CHECKING:
@@ -25,6 +29,10 @@ RECORD = "record.json"
 PLAN = "plan.json"
 SCORES = "scores.safetensors"
 MODEL = "model"
+MANIFEST_REMEDY = "delete it, and see that the recipe is the same as before"
+RECORD_REMEDY = "delete it: its round is then recorded again, from what lies beside it"
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -55,8 +63,9 @@ class RunFolder:
 
         self._lock = run_lock.lock_folder(self.path)
         remove_leftovers(self.path)
-        if not self.records():
-            write_json(self.path / MANIFEST, {**manifest, "recipe": recipe_keys(recipe)})
+        if not self.records() or not (self.path / MANIFEST).exists():
+            facts = {**manifest, "recipe": recipe_keys(recipe)}
+            write_json(self.path / MANIFEST, redacted_tree(facts))
         self.event("opened", finished_rounds=self.num_finished())
 
     def close(self) -> None:
@@ -73,7 +82,8 @@ class RunFolder:
         path = self.path / MANIFEST
         if not path.exists() or not self.records():
             return  # nothing was done yet that another recipe could spoil
-        kept = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        with intact(path, MANIFEST_REMEDY):
+            kept = dict(read_state(path, MANIFEST_REMEDY)["recipe"])
         if kept.get("distill"):
             kept["distill"].pop("device", None)  # kept by runs before it was free to change
         kept.get("evaluation", {}).setdefault("original", True)  # which all runs measured once
@@ -95,7 +105,8 @@ class RunFolder:
         """
         path = self.path / CORPUS
         if path.exists() and self.records():
-            before = json.loads(path.read_text(encoding="utf-8"))["digest"]
+            remedy = "delete it, and see that the corpus is the same as before"
+            before = read_state(path, remedy).get("digest")
             if before != digest:
                 raise RunFolderError(
                     f"{self.path}: the corpus is not the one that the finished rounds were trained "
@@ -120,7 +131,7 @@ class RunFolder:
         """Write JSON below the run folder, in the main rank only."""
         if self.writes:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, value)
+            write_json(path, redacted_tree(value))
 
     def finish_round(self, record: RoundRecord) -> None:
         """Write `record.json`, which makes the round complete."""
@@ -135,8 +146,9 @@ class RunFolder:
     def event(self, name: str, **facts: Any) -> None:
         """Append one line to `events.jsonl`, in the main rank only."""
         if self.writes:
-            line = json.dumps({"time": time.time(), "event": name, **facts})
-            with (self.path / EVENTS).open("ab+") as stream:
+            line = json.dumps({"time": time.time(), "event": name, **redacted_tree(facts)})
+            path = self.path / EVENTS
+            with named(path), path.open("ab+") as stream:
                 stream.write(_line_break(stream) + line.encode() + b"\n")
 
 
@@ -155,12 +167,17 @@ LATER_KEYS = {"distill": None, "tokens": "equal", "learning_rate_schedule": "rou
 def recipe_keys(recipe: Recipe) -> dict[str, Any]:
     """Return the resolved recipe as plain values, as far as it decides any weight.
 
-    Where the recipe was read from, where it runs, how long it may take and what it keeps may
-    change between the tries of one run; the number of processes shares out the batch and may not.
+    Where the recipe was read from, where it runs, how long it may take, what it keeps and what is
+    done when a training diverges may change between the tries of one run; the number of processes
+    shares out the batch and may not.
     """
     keys = dataclasses.asdict(recipe)
-    for place in ("source", "run_folder", "text", "keep"):
+    for place in ("source", "run_folder", "text", "keep", "health", "on_divergence"):
         del keys[place]
+    written = keys.pop("written_rounds")
+    keys["rounds"] = written or keys["rounds"]
+    for spec in keys["rounds"]:  # what the file says is no step of another round
+        del spec["step_of"]
     if keys["distill"]:
         del keys["distill"]["device"]  # where it runs
     for stage in keys["stages"]:
@@ -176,23 +193,33 @@ def write_plan(run: RunFolder, folder: Path, plan: PrunePlan) -> None:
 
 
 def read_plan(folder: Path) -> PrunePlan | None:
-    """Return the plan of a round that was already selected, or None."""
+    """Return the plan of a round that was already selected, or None; a torn one is made again."""
     if not (folder / PLAN).exists():
         return None
-    keys = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    keys["removed_neurons"] = tuple(tuple(row) for row in keys["removed_neurons"])
-    keys["removed_layers"] = tuple(keys["removed_layers"])
-    return PrunePlan(**keys)
+    try:
+        with intact(folder / PLAN, "it is made again"):
+            keys = read_state(folder / PLAN, "it is made again")
+            keys["removed_neurons"] = tuple(tuple(row) for row in keys["removed_neurons"])
+            keys["removed_layers"] = tuple(keys["removed_layers"])
+            return PrunePlan(**keys)
+    except RunFolderError as error:
+        logger.warning("PTL: %s", error)
+        return None
 
 
 def read_record(path: Path) -> RoundRecord:
-    """Read a `record.json`."""
-    keys = json.loads(path.read_text(encoding="utf-8"))
-    keys["cuts"] = tuple(Cut(**cut) for cut in keys["cuts"])
-    for name in ("pruned", "recovered"):
-        keys[name] = EvalResult(**keys[name]) if keys[name] else None
-    keys["stages"] = tuple(StageTime(**stage) for stage in keys.get("stages", ()))
-    return RoundRecord(**keys)
+    """Read a `record.json`.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    with intact(path, RECORD_REMEDY):
+        keys = read_state(path, RECORD_REMEDY)
+        keys["cuts"] = tuple(Cut(**cut) for cut in keys["cuts"])
+        for name in ("pruned", "recovered"):
+            keys[name] = EvalResult(**keys[name]) if keys[name] else None
+        keys["stages"] = tuple(StageTime(**stage) for stage in keys.get("stages", ()))
+        return RoundRecord(**keys)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,11 +10,13 @@ import pydantic
 
 from ptl_plugins.distillation.teacher_check import taught_stage_problems, teacher_problems
 from ptl_plugins.errors import RecipeError, UnknownNameError
+from ptl_plugins.given_path import PathText
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.recipe import RecipeSource, resolve, section_problems
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.recipe_models import STRICT, SectionModel
 from ptl_plugins.registry import Catalogue, Registry
+from ptl_plugins.secret_values import secret_problems
 from ptl_plugins.stage_types import LaunchSpec, StageSpec
 from ptl_plugins.types import DataSpec, KeepSpec, Recipe, RoundSpec
 
@@ -27,7 +29,7 @@ class DataModel(pydantic.BaseModel):
 
     model_config = STRICT
 
-    path: str
+    path: PathText
     """A json, jsonl, parquet or txt file, a folder of them, or a hub data set."""
     column: str = "text"
     """The column that holds the text, where there is no template."""
@@ -59,7 +61,7 @@ class StageModel(pydantic.BaseModel):
 
     backend: str
     """What trains: a name of `ptl ls backends`."""
-    python: str | None = None
+    python: PathText | None = None
     """The interpreter of the framework's environment; unset, it is PTL's own."""
     launch: LaunchModel = LaunchModel()
     """How the stage's program is started."""
@@ -83,11 +85,11 @@ class KeepModel(pydantic.BaseModel):
 class RunModel(SectionModel):
     """A recipe of `ptl run`."""
 
-    model: Annotated[str, pydantic.Field(min_length=1)]
+    model: PathText
     """The model to prune: a checkpoint folder or a name of the hub."""
     data: DataModel
     """The corpus, cut into one part per round."""
-    run_dir: Annotated[str, pydantic.Field(min_length=1)] | None = None
+    run_dir: PathText | None = None
     """The run folder; unset, it is runs/ and the recipe's name."""
     recover: tuple[StageModel, ...] = ()
     """The stages of a round, in order; without one the pruned model is the round's."""
@@ -109,6 +111,8 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
     Raises:
         RecipeError: one line per problem.
     """
+    if secrets := secret_problems(source.keys):
+        raise _refused(source, secrets)
     try:
         model = RunModel.model_validate(dict(source.keys))
     except pydantic.ValidationError as error:
@@ -145,6 +149,8 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         keep=KeepSpec(**model.keep.model_dump()),
         distill=section.distill,
         tokens=section.tokens,
+        health=section.health,
+        on_divergence=section.on_divergence,
     )
 
 

@@ -106,7 +106,7 @@ def _parse(path: Path) -> tuple[int, dict[str, Any]]:
 def _entry(path: Path, name: str, facts: Mapping[str, Any], start: int) -> TensorEntry:
     if facts["dtype"] not in ITEM_BYTES:
         raise PruneError(
-            f"{path}: tensor '{name}' has dtype {facts['dtype']}, and a quantised model cannot be "
+            f"{path}: tensor {name!r} has dtype {facts['dtype']}, and a quantised model cannot be "
             f"pruned (allowed: {', '.join(ITEM_BYTES)}); give the full-precision one"
         )
     first, last = facts["data_offsets"]

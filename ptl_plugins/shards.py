@@ -5,13 +5,14 @@ Nothing but headers is read; a model of any size opens in milliseconds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ptl_plugins.errors import PruneError
+from ptl_plugins.json_file import read_json
+from ptl_plugins.linked_files import require_own_files
 from ptl_plugins.model_config import read_config
 from ptl_plugins.shard_header import ShardHeader, TensorEntry, read_header
 
@@ -52,8 +53,8 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read the config and the headers of the safetensors files in `folder`.
 
-    As in transformers, `model.safetensors` goes before an index. Files may be symbolic links to
-    anywhere (the hub cache consists of them), but the index names only files of the folder.
+    As in transformers, `model.safetensors` goes before an index. Files may be symbolic links only
+    within the folder, or as in the hub's cache; the index names only files of the folder.
 
     Raises:
         PruneError: no safetensors weights, quantised ones, a broken file, or an index that does
@@ -63,6 +64,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise PruneError(f"model '{folder}': no such folder; give a checkpoint folder")
     config = read_config(str(folder))
+    require_own_files(folder)
     if config.get("quantization_config"):
         raise PruneError(
             f"{folder / 'config.json'}: quantization_config: the model is quantised, and a "
@@ -81,6 +83,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
+def require_safetensors(folder: Path) -> None:
+    """Refuse a folder whose weights lie in no safetensors files.
+
+    Raises:
+        PruneError: it has none; where it has pickled ones, the text tells how to convert them.
+    """
+    if not any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+        raise PruneError(_without_weights(folder))
+
+
 def _gathered(
     folder: Path, headers: Mapping[str, ShardHeader], index: ShardIndex | None
 ) -> dict[str, TensorEntry]:
@@ -90,14 +102,16 @@ def _gathered(
         for entry in header.tensors:
             if entry.name in tensors:
                 raise PruneError(
-                    f"{folder}: tensor '{entry.name}' is in {tensors[entry.name].file} and in "
+                    f"{folder}: tensor {entry.name!r} is in {tensors[entry.name].file} and in "
                     f"{entry.file}; one of them is left over, download the checkpoint again"
                 )
             tensors[entry.name] = entry
+    if not tensors:
+        raise PruneError(f"{folder}: its safetensors files hold no tensor; download it again")
     for name, file in index.weight_map.items() if index else ():
         if name not in tensors or tensors[name].file != file:
             raise PruneError(
-                f"{folder / INDEX_FILE}: weight_map: '{name}' shall be in {file}, but is not; "
+                f"{folder / INDEX_FILE}: weight_map: {name!r} shall be in {file}, but is not; "
                 "index and files are of different checkpoints, download both again"
             )
     return tensors
@@ -108,7 +122,7 @@ def _read_index(folder: Path) -> ShardIndex:
     if not path.is_file():
         raise PruneError(_without_weights(folder))
     try:
-        keys = json.loads(path.read_text(encoding="utf-8"))
+        keys = read_json(path)
         weight_map = dict(keys["weight_map"])
         metadata = dict(keys.get("metadata") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,15 +139,16 @@ def _read_index(folder: Path) -> ShardIndex:
 
 def _require_file_name(path: Path, name: str, file: Any) -> None:
     """Refuse what would read outside the folder, or no weights."""
-    plain = isinstance(file, str) and file.endswith(".safetensors") and not set(file) & set("/\\\0")
+    plain = isinstance(file, str) and file.endswith(".safetensors") and not set(file) & set("/\\")
+    plain = plain and file.isprintable()
     if not plain:
         raise PruneError(
-            f"{path}: weight_map: '{name}': {file!r} is not the name of a .safetensors file in "
+            f"{path}: weight_map: {name!r}: {file!r} is not the name of a .safetensors file in "
             "the same folder; mend the index or download it again"
         )
     if not (path.parent / file).is_file():
         raise PruneError(
-            f"{path}: weight_map: '{name}': {file} is not in the folder; download it again"
+            f"{path}: weight_map: {name!r}: {file} is not in the folder; download it again"
         )
 
 

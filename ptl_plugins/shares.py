@@ -30,12 +30,13 @@ def part_weights(
     Raises:
         PTLError: they share by what each round removes, and that is not known or below zero.
     """
-    first, last = among or (1, len(recipe.rounds))
+    rounds = recipe.planned_rounds
+    first, last = among or (1, len(rounds))
     if recipe.tokens == "final":
         return final_weights(last - first + 1)
     if recipe.tokens == "equal":
         return (1,) * (last - first + 1)
-    planned = plan_rounds(recipe.rounds, original, registry, multiple_of=recipe.multiple_of)
+    planned = plan_rounds(rounds, original, registry, multiple_of=recipe.multiple_of)
     return proportional_weights(removed_parameters(planned, original))[first - 1 : last]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ptl_plugins.given_path import given_path
+
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 UNFINISHED_SUFFIXES = (".ptl-part", ".ptl-tmp")
 """What a killed `ptl` leaves for the next try."""
@@ -13,7 +15,7 @@ HUB_SIDE_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*"
 
 def side_files(original: str) -> Iterator[Path]:
     """Yield the files of the original that a pruned checkpoint carries over unchanged."""
-    folder = Path(original).expanduser()
+    folder = given_path(original)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

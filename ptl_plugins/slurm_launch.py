@@ -16,6 +16,7 @@ from ptl_plugins.durable import write_json, write_text
 from ptl_plugins.errors import StageError
 from ptl_plugins.markers import hookimpl
 from ptl_plugins.registry import Registry
+from ptl_plugins.secret_values import redacted
 from ptl_plugins.slurm_options import option_problem
 from ptl_plugins.stage_types import Command, CommandResult, LaunchSpec, StageSpec
 from ptl_plugins.termination import terminating
@@ -133,6 +134,6 @@ def _show(log: Path, shown: int) -> int:
     with log.open("rb") as stream:
         stream.seek(shown)
         text = stream.read()
-    sys.stderr.write(text.decode(errors="replace"))
+    sys.stderr.write(redacted(text.decode(errors="replace")))
     sys.stderr.flush()
     return shown + len(text)

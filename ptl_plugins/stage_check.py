@@ -86,7 +86,7 @@ def check_jobs(start: RoundContext, model: Path) -> None:
     recipe, problems = start.recipe, []
     left = recipe.rounds[start.run.num_finished() :]
     for index, stage in enumerate(recipe.stages):
-        spec = next((spec for spec in left if stage.is_in(spec.index)), None)
+        spec = next((spec for spec in left if stage.is_in(spec.planned)), None)
         if spec is None:
             continue
         ctx = start.for_round(spec)

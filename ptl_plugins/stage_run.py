@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import shutil
 from pathlib import Path
 
+from ptl_plugins.divergence import require_healthy
 from ptl_plugins.durable import sync_files, write_json, write_text
-from ptl_plugins.errors import PTLError, StageError
+from ptl_plugins.errors import PTLError, RunFolderError, StageError
 from ptl_plugins.recovered import take_recovered
 from ptl_plugins.run_folder import MODEL
 from ptl_plugins.stage_types import (
@@ -18,7 +19,9 @@ from ptl_plugins.stage_types import (
     StageJob,
     StageSpec,
     StageTime,
+    TrainingReporter,
 )
+from ptl_plugins.state_file import read_state
 from ptl_plugins.step_answer import answer
 from ptl_plugins.training_steps import note_steps
 from ptl_plugins.types import RoundContext
@@ -29,6 +32,8 @@ ENDED = "ended.json"
 """In a program's result: it did all of its work, and what it wrote is on the disk; how long it
 took."""
 LAST_LINES = 15
+
+logger = logging.getLogger(__name__)
 
 
 def stage_folder(ctx: RoundContext, index: int) -> Path:
@@ -50,16 +55,17 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
 
     Raises:
         StageError: the program failed, or its result cannot be used.
+        DivergedError: its training went wrong.
     """
     folder, out = stage_folder(ctx, index), stage_model(ctx, index)
-    if (folder / DONE).exists():
-        ctx.log.note_stage(_kept_time(folder / DONE))
-        return out
     stage = ctx.stages[index]
+    if (folder / DONE).exists() and out.is_dir():
+        ctx.log.note_stage(_kept_time(folder / DONE, stage.backend))
+        return out
     backend = ctx.registry.backends.get(stage.backend)
     with ctx.log.timed("stage files"):
         job = backend.job(ctx, stage, model, folder)
-        took = _kept_time(job.result / ENDED) if has_ended(job) else None
+        took = _kept_time(job.result / ENDED, stage.backend) if has_ended(job) else None
         if took is None:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(out, ignore_errors=True)
@@ -67,7 +73,7 @@ def run_stage(ctx: RoundContext, index: int, model: Path) -> Path:
     if took is None:
         took = _run_program(ctx, stage, job, folder)
     with ctx.log.timed("collect"):
-        _take(backend, job, model, out)
+        _take(ctx, backend, job, model, out)
         if job.steps is not None:
             note_steps(ctx.run, job.steps, round_index=ctx.spec.index, stage=index)
         write_json(folder / DONE, dataclasses.asdict(took))
@@ -100,19 +106,29 @@ def _run_program(ctx: RoundContext, stage: StageSpec, job: StageJob, folder: Pat
     return took
 
 
-def _kept_time(path: Path) -> StageTime:
-    """Return the time that an earlier try noted; earlier versions noted the backend alone."""
-    kept = json.loads(path.read_text(encoding="utf-8"))
+def _kept_time(path: Path, backend: str) -> StageTime:
+    """Return the time that an earlier try noted; earlier versions noted the backend alone.
+
+    That the file is there says that the work is done; of one that is damaged the time is lost.
+    """
+    try:
+        kept = read_state(path, "the time that the stage took is lost, its result is not")
+    except RunFolderError as error:
+        logger.warning("PTL: %s", error)
+        kept = {"backend": backend}
+        write_json(path, kept)
     return StageTime(
-        backend=kept["backend"],
+        backend=str(kept.get("backend", backend)),
         wall_seconds=kept.get("wall_seconds"),
         devices=kept.get("devices"),
     )
 
 
-def _take(backend: Backend, job: StageJob, model: Path, out: Path) -> None:
+def _take(ctx: RoundContext, backend: Backend, job: StageJob, model: Path, out: Path) -> None:
     """Take the program's result; one that cannot be used is no reason to take it again."""
     try:
+        if isinstance(backend, TrainingReporter):
+            require_healthy(ctx, backend.steps(job), job.command.log.parent)
         take_recovered(backend.collect(job), model, out)
     except PTLError:
         (job.result / ENDED).unlink(missing_ok=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ptl_plugins.health import Step
 
 if TYPE_CHECKING:
     from ptl_plugins.geometry import Geometry
@@ -161,6 +163,15 @@ class ModelChecker(Protocol):
 
     def check_model(self, stage: StageSpec, model: StageModel) -> str | None:
         """Return what is wrong, a line per problem as from `check`, or None; import nothing."""
+        ...
+
+
+@runtime_checkable
+class TrainingReporter(Protocol):
+    """A backend that can tell how the training of a stage went, step by step."""
+
+    def steps(self, job: StageJob) -> Iterable[Step]:
+        """Return what a program that ended well told of its steps, in order."""
         ...
 
 

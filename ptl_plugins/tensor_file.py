@@ -59,7 +59,10 @@ def metadata_of(file: Any) -> dict[str, Any]:
         ValueError: the one key holds no JSON object.
     """
     plain = dict(file.metadata() or {})
-    metadata = json.loads(plain[KEY]) if KEY in plain else plain
+    try:
+        metadata = json.loads(plain[KEY]) if KEY in plain else plain
+    except RecursionError:
+        raise ValueError(f"metadata '{KEY}' is nested too deeply") from None
     if not isinstance(metadata, dict):
         raise ValueError(f"metadata '{KEY}' is no JSON object")
     return metadata

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.given_path import given_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,7 +117,7 @@ def read_rows(data: str, split: str = "train") -> Iterable[Mapping[str, Any]]:
     Raises:
         PTLError: there is no such data, or it cannot be read.
     """
-    path = Path(data).expanduser()
+    path = given_path(data)
     if not path.exists():
         if path.suffix in SUFFIXES or data.startswith((".", "/", "~")):
             raise PTLError(f"data '{data}': no such file")
@@ -148,8 +149,10 @@ def _files(data: str, path: Path) -> list[Path]:
     if not path.is_dir():
         if path.suffix not in SUFFIXES:
             raise PTLError(f"data '{data}': not one of {allowed}")
+        if not path.is_file():  # a pipe would wait, a device not end
+            raise PTLError(f"data '{data}': is no regular file; give one of {allowed}")
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and _may_be_read(f))
     kinds = sorted({file.suffix for file in files})
     if len(kinds) != 1:
         raise PTLError(
@@ -157,6 +160,11 @@ def _files(data: str, path: Path) -> list[Path]:
             f"{allowed} is needed"
         )
     return files
+
+
+def _may_be_read(file: Path) -> bool:
+    """Whether it is a file, or one that is gone, which is told when it is opened."""
+    return file.is_file() or not file.exists()
 
 
 def _read(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -194,6 +202,8 @@ def _parse(file: Path, text: str, what: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise PTLError(f"data '{file}': {what} is not JSON ({error})") from error
+    except RecursionError:
+        raise PTLError(f"data '{file}': {what} is nested too deeply to be read") from None
 
 
 def _object(row: Any, file: Path, what: str) -> Mapping[str, Any]:

@@ -25,13 +25,14 @@ def note_steps(run: RunFolder, path: Path, *, round_index: int, stage: int) -> i
         stage: its index in the round.
     """
     number = 0
-    for facts in _read(path):
+    for facts in read_steps(path):
         run.event(EVENT, round=round_index, stage=stage, **facts)
         number += 1
     return number
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def read_steps(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the lines of `path` hold, beside what every event has; no file, no lines."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.health import Step
 from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.types import RoundContext
 from verl_ext.easyr1_check import check_in_easyr1, easyr1_environment
@@ -27,6 +28,7 @@ from verl_ext.grpo_stage import (
     saved_checkpoint,
     stage_facts,
 )
+from verl_ext.health import steps_of
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, Problem, easyr1_rows, stage_problems
 from verl_ext.ray_cluster import ray_environment, running_cluster_problem
@@ -106,6 +108,10 @@ class EasyR1:
             num_machines=settings.nodes,
             keep_shards=settings.keep_shards,
         )
+
+    def steps(self, job: StageJob) -> Iterator[Step]:
+        """Yield what the program noted of its training steps."""
+        return steps_of(job.steps)
 
     def collect(self, job: StageJob) -> Path:
         """Merge the shards of the last step; return the folder of the whole model.

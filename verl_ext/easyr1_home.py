@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ptl_plugins.given_path import given_path
 from verl_ext.easyr1_schema import SUPPORTED
 
 VERSION = re.compile(r"^__version__\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
@@ -12,7 +13,7 @@ VERSION = re.compile(r"^__version__\s*=\s*[\"']([^\"']+)[\"']", re.MULTILINE)
 
 def clone(home: str) -> Path:
     """Return the absolute path of the clone that a stage names."""
-    return Path(home).expanduser().resolve()
+    return given_path(home).resolve()
 
 
 def home_problem(home: Path) -> str | None:

@@ -125,12 +125,18 @@ class StepNotes:
         """There is nothing to close."""
 
 
-def step_facts(data: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the fields of a line; what EasyR1 did not measure, or no number, is null."""
-    return {
+def step_facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a line; what EasyR1 did not measure, or no number, is null.
+
+    Which of them were measured and are not finite stands in `not_finite`, where there are any.
+    """
+    found = {
         field: next((_number(data[name]) for name in names if name in data), None)
         for field, names in FIELDS.items()
     }
+    ill = [name for name, value in found.items() if value is not None and not math.isfinite(value)]
+    facts = {field: None if field in ill else value for field, value in found.items()}
+    return {**facts, "not_finite": ill} if ill else facts
 
 
 def with_variables(init: Callable[..., Any], variables: Mapping[str, str]) -> Callable[..., Any]:
@@ -146,10 +152,9 @@ def with_variables(init: Callable[..., Any], variables: Mapping[str, str]) -> Ca
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
 
 
 def _refuse(line: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ptl_plugins.errors import did_you_mean
+from ptl_plugins.given_path import given_path
 from verl_ext.grpo_settings import GrpoStageModel, RewardModel, template_path
 
 GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
@@ -24,7 +25,7 @@ def file_problems(settings: GrpoStageModel) -> list[str]:
     named = {
         "prompt": template_path(settings.prompt),
         "chat_template": settings.chat_template and template_path(settings.chat_template),
-        "reward.file": settings.reward.file and Path(settings.reward.file).expanduser(),
+        "reward.file": settings.reward.file and given_path(settings.reward.file),
     }
     found = [(key, _file_problem(Path(path))) for key, path in named.items() if path]
     problems = [f"settings.{key}: {wrong}; {REMEDIES[key]}" for key, wrong in found if wrong]
@@ -53,7 +54,7 @@ def _reward_problems(reward: RewardModel) -> Iterator[str]:
     """Yield why a reward of the user's own cannot be called; it is read, not run."""
     if reward.file is None:
         return
-    path = Path(reward.file).expanduser()
+    path = given_path(reward.file)
     try:
         module = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:

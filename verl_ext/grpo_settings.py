@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
+from ptl_plugins.given_path import given_path
 from ptl_plugins.recipe_errors import explain
 
 STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -196,4 +197,4 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def template_path(name: str) -> Path:
     """Return the file of a template: one that comes with PTL, by name, or the user's."""
     packaged = Path(__file__).with_name("templates") / f"{name}.jinja"
-    return packaged if packaged.is_file() else Path(name).expanduser()
+    return packaged if packaged.is_file() else given_path(name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptl_plugins.errors import StageError
+from ptl_plugins.given_path import given_path
 from ptl_plugins.stage_types import StageJob, StageSpec
 from ptl_plugins.types import RoundContext
 from verl_ext.grpo_settings import GrpoStageModel, template_path
@@ -88,7 +89,7 @@ def stage_facts(
     return StageFacts(
         model=model.resolve(),
         folder=folder,
-        reward_file=Path(own).expanduser().resolve() if own else folder / REWARD.name,
+        reward_file=given_path(own).resolve() if own else folder / REWARD.name,
         reward_function=settings.reward.function or reward_function,
         prompt=template_path(settings.prompt).resolve(),
         chat_template=template_path(chat).resolve() if chat else None,
@@ -105,7 +106,7 @@ def example_facts(
     return StageFacts(
         model=folder / "model",
         folder=folder,
-        reward_file=Path(own).expanduser().resolve() if own else REWARD,
+        reward_file=given_path(own).resolve() if own else REWARD,
         reward_function=settings.reward.function or reward_function,
         prompt=template_path(settings.prompt).resolve(),
         chat_template=template_path(chat).resolve() if chat else None,

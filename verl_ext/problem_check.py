@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ptl_plugins.errors import PTLError
+from ptl_plugins.given_path import given_path
 from ptl_plugins.text_data import SUFFIXES
 from verl_ext.grpo_settings import GrpoStageModel, template_path
 from verl_ext.problems import Problem, round_problems, verl_rows
@@ -18,7 +17,7 @@ def data_problems(settings: GrpoStageModel) -> list[str]:
     A data set of the hub is not looked at: that may be a download.
     """
     found = []
-    path = Path(settings.problems.path).expanduser()
+    path = given_path(settings.problems.path)
     if path.exists() or path.suffix in SUFFIXES:
         try:
             round_problems(settings.problems, round_index=1, weights=(1,), seed=0)

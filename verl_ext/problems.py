@@ -37,7 +37,7 @@ def stage_problems(
     Raises:
         PTLError: as from `round_problems`, or one round's part does not fill a step.
     """
-    first, last = stage.rounds or (1, len(ctx.recipe.rounds))
+    first, last = stage.rounds or (1, len(ctx.recipe.planned_rounds))
     weights = part_weights(ctx.recipe, ctx.original, ctx.registry, among=(first, last))
     parts = _parts(settings.problems, weights, seed=ctx.recipe.seed)
     if (fewest := min(map(len, parts))) < settings.grpo.prompts_per_step:
@@ -46,7 +46,7 @@ def stage_problems(
             f"{fewest} problems of a round's part of '{settings.problems.path}', and the "
             "frameworks drop a step that is not full; give more problems, or fewer a step"
         )
-    return parts[ctx.spec.index - first]
+    return parts[ctx.spec.planned - first]
 
 
 def round_problems(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ptl_plugins.health import Step
 from ptl_plugins.stage_types import Command, StageJob, StageModel, StageSpec
 from ptl_plugins.text_corpus import TextCorpus
 from ptl_plugins.types import RoundContext
@@ -19,6 +21,7 @@ from verl_ext.grpo_stage import (
     saved_checkpoint,
     stage_facts,
 )
+from verl_ext.health import steps_of
 from verl_ext.hydra_overrides import override
 from verl_ext.problem_check import data_problems
 from verl_ext.problems import NUM_VALIDATION, stage_problems, verl_rows
@@ -82,6 +85,10 @@ class Verl:
             steps=facts.steps,
             num_machines=settings.nodes,
         )
+
+    def steps(self, job: StageJob) -> Iterator[Step]:
+        """Yield what the program noted of its training steps."""
+        return steps_of(job.steps)
 
     def collect(self, job: StageJob) -> Path:
         """Return the checkpoint of the last step, which verl writes in the form of Hugging Face.

@@ -10,7 +10,9 @@ from typing import Any
 
 import typer
 
+from ptl_plugins.disk_errors import disk_error
 from ptl_plugins.errors import USER_ERROR_EXIT_CODE, PTLError
+from ptl_plugins.file_modes import deny_others_writing
 
 INTERRUPTED_EXIT_CODE = 130
 """Of a process that Ctrl-C ended."""
@@ -58,6 +60,7 @@ def _group() -> None:
 
 def main() -> None:
     """Run the command line: exit 0 done, 2 the user's mistake in one line, 1 ours."""
+    deny_others_writing()
     try:
         app = build_app(sys.argv[1] if len(sys.argv) > 1 else None)
         code = app(prog_name="ptl", standalone_mode=False)
@@ -66,14 +69,23 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED_EXIT_CODE
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        told = _too_long(error) or disk_error(error)
+        if told is None:
             raise
-        code = _tell(f"{error.filename}: the name is too long for a file; give a shorter one")
+        code = _tell(str(told))
     except Exception as error:
+        if (told := disk_error(error)) is not None:
+            raise SystemExit(_tell(str(told))) from None
         if not hasattr(error, "format_message"):  # what click raises, of which typer has a copy
             raise
         code = _misused(error)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _too_long(error: OSError) -> PTLError | None:
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    return PTLError(f"{error.filename}: the name is too long for a file; give a shorter one")
 
 
 def _misused(error: Any) -> int:

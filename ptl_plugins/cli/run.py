@@ -13,6 +13,7 @@ import typer
 
 from ptl_plugins.cli.options import Plugins, RecipeFile
 from ptl_plugins.errors import RecipeError, StageError
+from ptl_plugins.secret_values import RedactingFormatter, redacted
 
 if TYPE_CHECKING:
     from ptl_plugins.manager import PTLPluginManager
@@ -44,7 +45,9 @@ def run(
     from ptl_plugins.manager import build_manager, build_registry
     from ptl_plugins.recipe_file import read_recipe
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     manager = build_manager(plugins=plugins)
     registry = build_registry(manager)
     checked = _placed(read_recipe(recipe, manager.hook, registry, overrides=set_), run_dir)
@@ -74,7 +77,7 @@ def _print_dry_run(recipe: Recipe, manager: PTLPluginManager, registry: Registry
     from ptl_plugins.run import prepare_run
 
     for line in dry_run_lines(prepare_run(recipe, manager, registry, writes=False)):
-        typer.echo(line)
+        typer.echo(redacted(line))
 
 
 def _run(recipe: Recipe, manager: PTLPluginManager, registry: Registry, again: str) -> None:
@@ -103,4 +106,4 @@ def _command_line(
         words += ["--run-dir", run_dir]
     for option, values in (("--set", overrides), ("-p", plugins)):
         words += [word for value in values for word in (option, value)]
-    return shlex.join(words)
+    return redacted(shlex.join(words))

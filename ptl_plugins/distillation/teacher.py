@@ -145,7 +145,11 @@ def load_beside(
     attention = exact_attention(read_config(name), beside, dtype=dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", attn_implementation=attention
+            folder,
+            dtype=dtype or "auto",
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         return cast("PreTrainedModel", loaded.to(torch.device(device)))
     except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:

@@ -19,6 +19,7 @@ class CountingVLLM(VLLM):  # type: ignore[misc]
         super().__init__(
             pretrained=model,
             dtype="auto",
+            trust_remote_code=False,
             batch_size="auto",
             add_bos_token=True if needs_bos else None,
         )

@@ -89,7 +89,8 @@ def outlined_examinee(model: Path, registry: Registry, settings: Settings) -> Ex
     known = known_family(str(model), registry)
     family, sizes = known or (None, None)
     with unusable(str(model)):
-        outline, tokenizer = without_weights(model, None), AutoTokenizer.from_pretrained(model)
+        outline = without_weights(model, None)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     return live_examinee(outline, tokenizer, family, sizes, settings)
 
 

@@ -11,6 +11,7 @@ from ptl_plugins.errors import PTLError
 from ptl_plugins.evaluation.benchmarks import MBPP, Benchmark, DataSet
 from ptl_plugins.evaluation.upstream_tasks import load_task_functions
 from ptl_plugins.evaluation.values import EvaluationError, Question
+from ptl_plugins.given_path import given_path
 from ptl_plugins.text_data import read_rows
 
 MBPP_TEST = range(11, 511)
@@ -53,7 +54,7 @@ def data_file(data: DataSet, data_dir: str) -> Path:
     Raises:
         EvaluationError: there is none; every path looked at is named.
     """
-    folder = Path(data_dir).expanduser()
+    folder = given_path(data_dir)
     paths = [folder / name for name in data.files]
     for path in paths:
         if path.is_file():

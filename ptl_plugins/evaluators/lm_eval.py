@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 
 from ptl_plugins.errors import PTLError, did_you_mean
+from ptl_plugins.given_path import given_path
 from ptl_plugins.types import RoundContext, Subject
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LmEval:
                 f"tasks: '{runs_code[0]}' runs programs that the model writes; say "
                 f"allow_code_execution: true, or take others of {', '.join(BENCHMARKS)}"
             )
-        if chosen.data_dir is not None and not Path(chosen.data_dir).expanduser().is_dir():
+        if chosen.data_dir is not None and not given_path(chosen.data_dir).is_dir():
             return f"data_dir: '{chosen.data_dir}' is no folder"
         return _missing(benchmarks, chosen.data_dir)
 

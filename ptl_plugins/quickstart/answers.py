@@ -161,10 +161,14 @@ def _read(held_out: Path, num_problems: int) -> list[dict[str, str]]:
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).train(False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, trust_remote_code=False, use_safetensors=True
+    ).train(False)
     if model.config.model_type in grouped_attention.MODEL_TYPES:
         model.set_attn_implementation(grouped_attention.register())
-    return model, AutoTokenizer.from_pretrained(folder, padding_side="left")
+    return model, AutoTokenizer.from_pretrained(
+        folder, padding_side="left", trust_remote_code=False
+    )
 
 
 def _by_length(rows: list[dict[str, str]], batch_size: int) -> Iterator[list[dict[str, str]]]:

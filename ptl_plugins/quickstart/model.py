@@ -66,7 +66,7 @@ def _gguf_file() -> Path:
 
 def _write_weights(source: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.bfloat16
+        source.parent, gguf_file=source.name, dtype=torch.bfloat16, trust_remote_code=False
     )
     config = model.config
     config.tie_word_embeddings = True
@@ -133,12 +133,17 @@ def _portable(path: Path) -> None:
 
 def _verify(folder: Path) -> None:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, output_loading_info=True
+        folder,
+        dtype=torch.bfloat16,
+        output_loading_info=True,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     model, report = loaded
     wrong = {key: sorted(map(str, names)) for key, names in report.items() if names}
     if wrong:
         raise PTLError(f"the converted {folder.name} does not load cleanly: {wrong}")
-    num_tokens, rows = len(AutoTokenizer.from_pretrained(folder)), model.config.vocab_size
+    num_tokens = len(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    rows = model.config.vocab_size
     if num_tokens > rows:
         raise PTLError(f"the tokenizer has {num_tokens} tokens, the embedding {rows} rows")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ptl_plugins.divergence import Failure
 from ptl_plugins.report.comparison import comparison_section
 from ptl_plugins.report.document import Document, Picture, Section
 from ptl_plugins.report.facts import facts_section, recipe_section
@@ -66,10 +67,18 @@ def _status(runs: Sequence[Run], metrics: Sequence[Metric]) -> Iterator[str]:
             yield f"{name}{run.progress} done."
         else:
             yield f"{name}UNFINISHED, {run.progress} done; the numbers are of these rounds."
+        for failure in run.failures:
+            yield f"{name}round {failure.round} diverged, and was taken in halves: {_why(failure)}"
+        if run.failed is not None:
+            yield f"{name}round {run.failed.round} FAILED: {_why(run.failed)}"
         if run.original is None:
             yield f"{name}the original is not recorded."
     if not metrics:
         yield NO_METRICS
+
+
+def _why(failure: Failure) -> str:
+    return f"{failure.reason} (it began with {failure.last_good})"
 
 
 def _curve(run: Run, metric: Metric) -> Curve:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ptl_plugins.divergence import Failure, current_failure
 from ptl_plugins.errors import PTLError, RunFolderError
+from ptl_plugins.half_steps import in_smaller_steps, set_aside
 from ptl_plugins.registry import Registry
 from ptl_plugins.report.flops import flops_ratios
 from ptl_plugins.run_folder import MANIFEST, RECORD, RunFolder
@@ -59,6 +61,10 @@ class Run:
     """By round, FLOPs per token relative to the original; empty where they are not known."""
     no_flops: str | None
     """Why they are not known."""
+    failures: tuple[Failure, ...] = ()
+    """Rounds that were taken in smaller steps, because their training diverged."""
+    failed: Failure | None = None
+    """Why the first round that is not finished failed, where it did."""
 
     @property
     def original(self) -> RoundRecord | None:
@@ -122,6 +128,8 @@ def read_runs(folders: Sequence[Path], registry: Registry) -> tuple[Run, ...]:
 def _read(folder: Path, name: str, registry: Registry) -> Run:
     manifest = _manifest_path(folder)
     recipe, records = _parse(manifest, MANIFESTS).recipe, _records(folder)
+    failures = set_aside(folder)
+    recipe = replace(recipe, rounds=in_smaller_steps(recipe.rounds, failures))
     flops, no_flops = _flops(folder, recipe, records, registry)
     return Run(
         name=name,
@@ -131,6 +139,8 @@ def _read(folder: Path, name: str, registry: Registry) -> Run:
         records=records,
         flops=flops,
         no_flops=no_flops,
+        failures=failures,
+        failed=current_failure(RunFolder(folder, writes=False)),
     )
 
 

@@ -149,9 +149,13 @@ def opened(
     shape = without_weights(folder, torch_dtype(dtype))
     _require_room(folder, num_parameters(shape) * shape.dtype.itemsize, device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=shape.dtype, attn_implementation=attention
+            folder,
+            dtype=shape.dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise PTLError(f"{folder}: cannot be loaded ({one_line(error)})") from error

@@ -66,7 +66,7 @@ def without_weights(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
 
     register_sliced_models()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=dtype or config.dtype or torch.float32

@@ -12,6 +12,7 @@ from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.manager import PTLPluginManager
 from ptl_plugins.preflight import plan_run
 from ptl_plugins.recipe import RecipeSource
+from ptl_plugins.recipe_file import ask_for_recipe
 from ptl_plugins.registry import Registry
 from ptl_plugins.stage_check import check_stages
 from ptl_plugins.study.data_digests import data_digests
@@ -122,7 +123,7 @@ def _checked(job: Job, desk: Desk, *, starts_here: bool) -> CheckedJob:
     keys = _stood_in(job, desk)
     path, text = job.run.recipe, recipe_text(keys)
     source = RecipeSource(path=path, keys=keys, text=text, registry=desk.registry)
-    recipe = desk.manager.hook.ptl_read_recipe(source=source)
+    recipe = ask_for_recipe(desk.manager.hook, source)
     if recipe is None:
         raise RecipeError(f"{path}: has neither a 'ptl:' section nor the keys of 'ptl run'")
     num_rounds = len(plan_run(recipe, desk.registry).rounds)

@@ -15,6 +15,7 @@ from ptl_plugins.study.references import resolved
 from ptl_plugins.study.study_file import OURS, StudyError
 from ptl_plugins.study.study_types import Job, Study
 from ptl_plugins.yaml_file import read_yaml
+from ptl_plugins.yaml_loader import BoundedLoader
 
 Door = Literal["llamafactory", "run"]
 DOOR_KEY = re.compile(r"(llamafactory|run):(.+)")
@@ -75,7 +76,7 @@ def _read_word(word: str) -> tuple[str, Any]:
     if key.rpartition(":")[2] in OURS:
         raise StudyError(f"--set {word}: {key} is set by the study, for each run and seed")
     try:
-        return key, yaml.safe_load(text)
+        return key, yaml.load(text, Loader=BoundedLoader)  # a SafeLoader
     except yaml.YAMLError:
         raise StudyError(f"--set {word}: the value is not YAML") from None
 

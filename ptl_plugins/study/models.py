@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from ptl_plugins.given_path import PathText
+
 STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 Text = Annotated[str, pydantic.Field(min_length=1)]
@@ -22,7 +24,7 @@ class RunModel(pydantic.BaseModel):
 
     model_config = STRICT
 
-    recipe: Text
+    recipe: PathText
     """A recipe file of either door; a relative path is relative to the study file."""
     seeds: Seeds | None = None
     """Unset, those of the study."""

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from ptl_plugins.errors import PTLError, did_you_mean
+from ptl_plugins.given_path import given_path
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.study.models import RunModel, StudyModel, TableModel
 from ptl_plugins.study.references import references
@@ -62,7 +63,7 @@ def _run(name: str, run: RunModel, model: StudyModel, folder: Path) -> StudyRun:
     teachers = references(run.set)
     return StudyRun(
         name=name,
-        recipe=folder / Path(run.recipe).expanduser(),
+        recipe=folder / given_path(run.recipe),
         seeds=tuple(run.seeds or model.seeds),
         changes=changes,
         teachers=teachers,

@@ -9,12 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import fault_table
 import pytest
 import yaml
+from after_checks import digests
+from doors import DOORS, Place, write_inputs
+from fault_table import FaultTable
 
 from ptl_plugins.testing import write_tiny_checkpoint, write_tiny_corpus
+
+tried = fault_table.tried
 
 KEYS = {
     "model": "model",
@@ -37,12 +44,22 @@ KEYS = {
 TORCH_FREE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PTL_PLUGINS": ""}
 
 
-class Starter:
-    """The program that forks runs."""
+def pytest_addoption(parser):
+    fault_table.add_option(parser)
 
-    def __init__(self) -> None:
+
+def pytest_configure(config):
+    page = config.getoption("--fault-table")
+    if page and not hasattr(config, "workerinput"):  # pytest-xdist's workers write nothing
+        config.pluginmanager.register(FaultTable(page))
+
+
+class Starter:
+    """The program that forks commands; `modules` are what it imports first."""
+
+    def __init__(self, *modules: str) -> None:
         self.program = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("run_starter.py")],
+            [sys.executable, Path(__file__).with_name("run_starter.py"), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **TORCH_FREE},
@@ -62,10 +79,23 @@ class Starter:
 
 
 @pytest.fixture(scope="session")
-def starter():
-    starter = Starter()
-    yield starter
-    starter.close()
+def starter_of():
+    """Return the starter of a door; those that import the same are one."""
+    starters = {}
+
+    def find(*modules):
+        if modules not in starters:
+            starters[modules] = Starter(*modules)
+        return starters[modules]
+
+    yield find
+    for starter in starters.values():
+        starter.close()
+
+
+@pytest.fixture(scope="session")
+def starter(starter_of):
+    return starter_of("run")
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +126,7 @@ class Workplace:
         environment = {"PTL_TRACE": str(self.folder / f"{said}.trace"), "PTL_KILL_AT": str(kill_at)}
         (self.folder / f"{said}.trace").write_text("", encoding="utf-8")
         plugins = ["-p", "ptl_plugins.testing.fake_backend", "-p", "kill_points"]
-        start = ["run", "r.yaml", *plugins, *words]
+        start = ["ptl", "run", "r.yaml", *plugins, *words]
         folder = str(self.folder)
         return self.starter.ask(start=start, folder=folder, environment=environment, said=said)
 
@@ -144,3 +174,53 @@ def wait_for():
         raise AssertionError("it did not happen in 8 s")
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def door_inputs(tmp_path_factory):
+    """Models, data, and a profile for `ptl prune`, which commands only read."""
+    return write_inputs(tmp_path_factory.mktemp("door_inputs"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed_door(starter_of, door_inputs, tmp_path_factory):
+    """Return what a door's command does and leaves when nothing disturbs it."""
+    known = {}
+
+    def find(key):
+        if key not in known:
+            if key == "prune" and not (door_inputs / "profiled").exists():
+                profiled = find("profile").place.out
+                (door_inputs / "profiled").symlink_to(profiled)
+            door = DOORS[key]
+            folder = tmp_path_factory.mktemp(key)
+            place = Place(starter_of(*door.modules), door_inputs, folder, door)
+            start = time.monotonic()
+            assert place.run() == 0, place.said()[-3000:]
+            seconds = time.monotonic() - start
+            known[key] = Undisturbed(place, place.operations(), digests(place.out), seconds)
+        return known[key]
+
+    return find
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A command that nothing disturbed."""
+
+    place: Place
+    operations: list[str]
+    digests: dict[str, str]
+    seconds: float
+
+
+@pytest.fixture
+def place_of(starter_of, door_inputs, undisturbed_door, tmp_path):
+    """Return a new place for a door's command, and what it does undisturbed."""
+
+    def make(key, name="place"):
+        undisturbed, door = undisturbed_door(key), DOORS[key]
+        place = Place(starter_of(*door.modules), door_inputs, tmp_path / name, door)
+        return place, undisturbed
+
+    return make

@@ -35,6 +35,8 @@ LINES = {
     ],
     "train/pt/workflow.py": [
         "from .trainer import CustomTrainer",
+        "import load_model, load_tokenizer",
+        "model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)",
         "trainer = CustomTrainer(",
         "trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)",
         "trainer.save_model()",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ptl_plugins.errors import PTLError
 from ptl_plugins.stage_types import StageSpec
+from ptl_plugins.types import RoundSpec
 from verl_ext.grpo_settings import GrpoModel, GrpoStageModel, ProblemsModel
 from verl_ext.problems import Problem, easyr1_rows, round_problems, stage_problems, verl_rows
 
@@ -29,9 +30,9 @@ def parts(path, number, seed=0):
     ]
 
 
-def context(index, *, num_rounds=5, tokens="equal"):
-    recipe = SimpleNamespace(rounds=(None,) * num_rounds, seed=0, tokens=tokens)
-    spec = SimpleNamespace(index=index)
+def context(index, *, num_rounds=5, tokens="equal", step_of=None):
+    recipe = SimpleNamespace(planned_rounds=(None,) * num_rounds, seed=0, tokens=tokens)
+    spec = RoundSpec(index=index, cuts=(), step_of=step_of)
     return SimpleNamespace(recipe=recipe, spec=spec, original=None, registry=None)
 
 
@@ -134,6 +135,16 @@ def test_a_stage_of_some_rounds_has_a_part_for_each_of_them(tmp_path):
     found = [stage_problems(context(index), stage, settings) for index in (2, 3, 4)]
     assert [len(part) for part in found] == [3, 3, 3]
     assert len({problem.question for part in found for problem in part}) == 9
+
+
+def test_half_steps_of_a_round_have_that_rounds_problems(tmp_path):
+    spec = ProblemsModel(path=str(write(tmp_path / "p.jsonl", 9)))
+    settings = GrpoStageModel(problems=spec, grpo=GrpoModel(prompts_per_step=1, mini_batch=1))
+    stage = StageSpec(backend="verl", settings={}, rounds=(2, 4))
+    planned = [stage_problems(context(index), stage, settings) for index in (2, 3, 4)]
+    steps = [context(2), context(3, step_of=3), context(4, step_of=3), context(5, step_of=4)]
+    found = [stage_problems(ctx, stage, settings) for ctx in steps]
+    assert found == [planned[0], planned[1], planned[1], planned[2]]
 
 
 def test_the_rounds_of_a_stage_share_its_problems_as_the_recipe_says(tmp_path):

@@ -35,7 +35,9 @@ class HfServer:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
         self.config = config
-        self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        ).eval()
         own = self.model.generation_config
         # a checkpoint's own sampling (top_k, penalties) would bend what the recipe asks for
         self.model.generation_config = GenerationConfig()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 def step_line(step: int, metrics: Mapping[str, Any]) -> str:
-    """Return one line of JSON; what verl did not measure, or no number, is null."""
-    facts: dict[str, Any] = {"step": step}
-    for field, names in FIELDS.items():
-        values = (_number(metrics[name]) for name in names if name in metrics)
-        facts[field] = next(values, None)
-    return json.dumps(facts) + "\n"
+    """Return one line of JSON; what verl did not measure, or no number, is null.
+
+    Which of them were measured and are not finite stands in `not_finite`, where there are any.
+    """
+    found = {
+        field: next((_number(metrics[name]) for name in names if name in metrics), None)
+        for field, names in FIELDS.items()
+    }
+    ill = [field for field, value in found.items() if value is not None and not isfinite(value)]
+    facts = {field: None if field in ill else value for field, value in found.items()}
+    return json.dumps({"step": step, **facts, **({"not_finite": ill} if ill else {})}) + "\n"
 
 
 def append_line(path: Path, line: str) -> None:
@@ -44,7 +49,6 @@ def append_line(path: Path, line: str) -> None:
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ptl_plugins.errors import PTLError, StageError
 from ptl_plugins.geometry import Geometry
 from ptl_plugins.stage_types import LaunchSpec, StageModel, StageSpec
+from ptl_plugins.types import RoundSpec
 from verl_ext import easyr1_backend
 from verl_ext.easyr1_backend import EasyR1
 from verl_ext.grpo_stage import REWARD
@@ -43,8 +44,8 @@ def stage(tmp_path):
 
 
 def context(index=1, num_rounds=2):
-    recipe = SimpleNamespace(seed=42, rounds=(None,) * num_rounds, tokens="equal")
-    spec = SimpleNamespace(index=index)
+    recipe = SimpleNamespace(seed=42, planned_rounds=(None,) * num_rounds, tokens="equal")
+    spec = RoundSpec(index=index, cuts=())
     return SimpleNamespace(spec=spec, recipe=recipe, original=None, registry=None)
 
 

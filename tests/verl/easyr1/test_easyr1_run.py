@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from ptl_plugins.recovered import take_recovered
 from ptl_plugins.stage_types import LaunchSpec, StageSpec
 from ptl_plugins.testing import write_tiny_checkpoint
+from ptl_plugins.types import RoundSpec
 from verl_ext.easyr1_backend import EasyR1
 from verl_ext.easyr1_check import easyr1_environment
 from verl_ext.easyr1_home import easyr1_version
@@ -158,8 +159,8 @@ def test_a_stage_trains_and_its_shards_become_the_model(num_ranks, on_cpu, tmp_p
     )
     assert backend.check(stage) is None
     assert backend.check_thoroughly(stage) is None
-    recipe = SimpleNamespace(seed=7, rounds=(None,), tokens="equal")
-    spec = SimpleNamespace(index=1)
+    recipe = SimpleNamespace(seed=7, planned_rounds=(None,), tokens="equal")
+    spec = RoundSpec(index=1, cuts=())
     ctx = SimpleNamespace(spec=spec, recipe=recipe, original=None, registry=None)
     job = backend.job(ctx, stage, model, tmp_path / "stage")
 

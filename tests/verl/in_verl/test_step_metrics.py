@@ -49,6 +49,7 @@ def test_a_line_has_our_names_and_null_for_what_is_no_number():
         "response_cut": None,
         "rollout_correlation": None,
         "seconds": None,
+        "not_finite": ["policy_kl", "gradient_norm"],
     }
 
 
