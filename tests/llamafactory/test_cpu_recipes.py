@@ -71,7 +71,7 @@ def test_every_run_of_the_miniature_study_is_checked_and_could_start(place):
     said = place.run("ptl", "study", str(study), "--folder", "runs", "--dry-run").stdout
     runs = yaml.safe_load(study.read_text(encoding="utf-8"))["runs"]
     number = sum(len(run.get("seeds", [1])) for run in runs.values())
-    assert number == 58
+    assert number == 70
     assert [line.split("]")[0] for line in said.splitlines()] == [
         f"[{at}/{number}" for at in range(1, number + 1)
     ]
