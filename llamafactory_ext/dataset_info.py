@@ -39,8 +39,8 @@ def check_datasets(path: Path, keys: Mapping[str, Any]) -> None:
     for name in _names(keys["dataset"]):
         if name not in known:
             raise RecipeError(
-                f"{path}: dataset: '{name}' is not in {info_file}{did_you_mean(name, known)}; "
-                f"available: {', '.join(known)}"
+                f"{path}: dataset: {name!r} is not in {info_file}{did_you_mean(name, known)}; "
+                f"available: {', '.join(filter(str.isprintable, known))}"
             )
         _check_file(path, name, Path(folder), known[name])
 

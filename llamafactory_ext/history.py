@@ -9,8 +9,10 @@ from typing import Any
 
 from ptl_plugins.health import Step
 from ptl_plugins.run_folder import RunFolder
+from ptl_plugins.state_file import intact, read_state
 
 STATE_FILE = "trainer_state.json"
+REMEDY = "delete it: the plots lack its round then, nothing else does"
 
 
 def merged_history(run: RunFolder) -> list[dict[str, Any]]:
@@ -21,10 +23,11 @@ def merged_history(run: RunFolder) -> list[dict[str, Any]]:
         path = run.round_folder(index) / "stage_0" / STATE_FILE
         if not path.exists():
             continue
-        state = json.loads(path.read_text(encoding="utf-8"))
-        for entry in state["log_history"]:
-            history.append({**entry, "step": entry["step"] + offset, "ptl_round": index})
-        offset += state["global_step"]
+        with intact(path, REMEDY):
+            state = read_state(path, REMEDY)
+            for entry in state["log_history"]:
+                history.append({**entry, "step": entry["step"] + offset, "ptl_round": index})
+            offset += state["global_step"]
     return history
 
 

@@ -6,6 +6,7 @@ worker leaves a mistake of the user in a note, and the command ends with it and 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -37,6 +38,10 @@ def launch_with_checks(launch: Callable[[], object]) -> object:
         _check(path, sys.argv[3:])
     except PTLError as error:
         end_with(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        end_with(PTLError(f"{path}: {error.filename}: the name is too long for a file"))
     return _launch_with_note(launch)
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import yaml
 
 from ptl_plugins.errors import RecipeError
+from ptl_plugins.yaml_loader import BoundedLoader
 
 
 def read_as_llamafactory(path: Path, text: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def read_as_llamafactory(path: Path, text: str, overrides: Sequence[str]) -> dic
     from omegaconf.errors import OmegaConfBaseException
 
     try:
+        for word in overrides:  # OmegaConf knows no limits
+            yaml.load(word.partition("=")[2], Loader=BoundedLoader)  # a SafeLoader
         merged = OmegaConf.merge(OmegaConf.create(text), OmegaConf.from_cli(list(overrides)))
         return cast("dict[str, Any]", OmegaConf.to_container(merged))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:

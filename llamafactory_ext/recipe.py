@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ from llamafactory_ext.learning_rate import schedule_problems
 from ptl_plugins.distillation.teacher_check import teacher_problems
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.given_path import given_path
+from ptl_plugins.json_file import read_json
 from ptl_plugins.recipe import RecipeSource, read_section
 from ptl_plugins.secret_values import secret_problems
 from ptl_plugins.stage_types import StageSpec
@@ -206,7 +206,7 @@ def _hub_keys(keys: Mapping[str, Any]) -> list[str]:
 def _deepspeed_config(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    return cast("dict[str, Any]", json.loads(Path(value).read_text(encoding="utf-8")))
+    return cast("dict[str, Any]", read_json(Path(value)))
 
 
 def _deepspeed(keys: Mapping[str, Any]) -> list[str]:

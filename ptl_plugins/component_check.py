@@ -13,7 +13,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "backends": ("check", "check_thoroughly", "job", "collect"),
     "launchers": ("check",),
     "evaluators": ("check", "evaluate"),
-    "data": ("rows",),
 }
 """Catalogue -> what its Protocol in `components` or `stage_types` has."""
 

@@ -125,13 +125,24 @@ def _own_prefix(path: Path) -> str:
     return f"{path.name}.{zlib.crc32(socket.gethostname().encode()):08x}-"
 
 
+def release_dead_claim(path: Path) -> None:
+    """Remove the empty folder `path` where a killed process had got no further than its name."""
+    if path.is_dir() and not any(path.iterdir()) and any(_left_by_the_dead(path)):
+        path.rmdir()
+
+
 def _remove_of_the_dead(path: Path) -> None:
+    for folder in _left_by_the_dead(path):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left_by_the_dead(path: Path) -> Iterator[Path]:
     start = _own_prefix(path)
     for folder in path.parent.iterdir():
         if folder.name.startswith(start) and folder.name.endswith(TEMPORARY_SUFFIX):
             pid = folder.name[len(start) :].partition("-")[0]
             if pid.isdecimal() and not _is_alive(int(pid)):
-                shutil.rmtree(folder, ignore_errors=True)
+                yield folder
 
 
 def _is_alive(pid: int) -> bool:

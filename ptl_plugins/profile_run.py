@@ -114,7 +114,8 @@ def _alone(work: _Work, earlier: Scores | None) -> Iterator[None]:
     """
     from ptl_plugins.run_lock import sole_writer
 
-    request, places = work.request, []
+    request = work.request
+    places: list[Path] = []
     if work.ranks.rank == 0 and earlier is None:
         _make_folder(request.out.parent, "--out")
         places.append(request.out.with_name(f"{request.out.name}.lock{PARTIAL_SUFFIX}"))

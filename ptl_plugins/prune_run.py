@@ -13,6 +13,7 @@ from typing import Any
 
 from ptl_plugins.amounts import show_amount
 from ptl_plugins.checkpoint_surgery import NewOutputs, prune_checkpoint
+from ptl_plugins.durable import release_dead_claim
 from ptl_plugins.errors import PruneError, PTLError
 from ptl_plugins.families import Family, find_family
 from ptl_plugins.geometry import NOT_AGAIN, Geometry, geometry
@@ -70,7 +71,7 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
     Raises:
         PTLError: the model, the scores or the amounts cannot be used; nothing is written.
     """
-    _remove_claim(request.out)
+    release_dead_claim(request.out)
     if request.out.exists():
         raise PruneError(f"{request.out}: is there already; remove it, or name another folder")
     folder = model_folder(request.model)
@@ -98,12 +99,6 @@ def run_prune(request: PruneRequest, registry: Registry) -> Pruned:
     )
     after = before.after(width=plan.new_width, num_layers=plan.new_num_layers)
     return Pruned(plan=plan, before=before, after=after, refitted=refit is not None)
-
-
-def _remove_claim(out: Path) -> None:
-    """Remove an empty folder: a killed prune may have left its name, claimed but empty."""
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
 
 
 def _protect_top(request: PruneRequest, scores: Scores) -> int:

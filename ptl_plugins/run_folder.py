@@ -30,6 +30,7 @@ PLAN = "plan.json"
 SCORES = "scores.safetensors"
 MODEL = "model"
 MANIFEST_REMEDY = "delete it, and see that the recipe is the same as before"
+ORIGINAL_REMEDY = "bring it back, or delete it: what was measured of the original is then lost"
 RECORD_REMEDY = "delete it: its round is then recorded again, from what lies beside it"
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,20 @@ class RunFolder:
         if not self.records() or not (self.path / MANIFEST).exists():
             facts = {**manifest, "recipe": recipe_keys(recipe)}
             write_json(self.path / MANIFEST, redacted_tree(facts))
+        self._tell_damaged()
         self.event("opened", finished_rounds=self.num_finished())
+
+    def _tell_damaged(self) -> None:
+        """Log what is damaged of the finished rounds; the run can do without it."""
+        from ptl_plugins.damaged_files import damaged_files
+
+        for index in range(self.num_finished() + 1):
+            for path in damaged_files(self.round_folder(index)):
+                logger.warning(
+                    "PTL: %s: is damaged; its round is finished and the run goes on, but bring it "
+                    "back for reports",
+                    path,
+                )
 
     def close(self) -> None:
         """Give the folder's lock back; the end of the process does so too."""
@@ -213,8 +227,9 @@ def read_record(path: Path) -> RoundRecord:
     Raises:
         RunFolderError: it is damaged.
     """
-    with intact(path, RECORD_REMEDY):
-        keys = read_state(path, RECORD_REMEDY)
+    remedy = ORIGINAL_REMEDY if path.parent.name == "round_00" else RECORD_REMEDY
+    with intact(path, remedy):
+        keys = read_state(path, remedy)
         keys["cuts"] = tuple(Cut(**cut) for cut in keys["cuts"])
         for name in ("pruned", "recovered"):
             keys[name] = EvalResult(**keys[name]) if keys[name] else None

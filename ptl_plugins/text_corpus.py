@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptl_plugins.errors import PTLError
+from ptl_plugins.text_data import beginning
 from ptl_plugins.types import CalibrationSpec, Recipe, RoundSpec
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class TextCorpus:
 
     def calibration(self, round_index: int) -> Sequence[Sequence[int]]:
         """Return the first texts of a round's part as token ids, ended as in pre-training."""
+        length = self.spec.max_length or DEFAULT_MAX_LENGTH
         texts = self.texts(round_index)[: self.spec.num_sequences]
+        texts = [beginning(text, length) for text in texts]
         tokenizer = self.tokenizer
         first = tokenizer.bos_token if getattr(tokenizer, "add_bos_token", False) else ""
         ended = [f"{first}{text}{tokenizer.eos_token or ''}" for text in texts]
@@ -46,7 +49,7 @@ class TextCorpus:
             ended,
             add_special_tokens=False,
             truncation=True,
-            max_length=self.spec.max_length or DEFAULT_MAX_LENGTH,
+            max_length=length,
         )["input_ids"]
         return ids
 

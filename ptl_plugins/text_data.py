@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+SHORT_CHARACTERS, CHARACTERS_PER_TOKEN = 1 << 16, 64
+"""Of a text, so many characters are looked at, however few tokens are wanted; of a token, so many
+are the most that are counted on."""
 PLACE = r"{(\w+)}"
 """A column's name in a template."""
 
@@ -70,8 +73,17 @@ def encode_texts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> list[list[int]]:
     """Return the token ids of `texts`, with the tokenizer's own special tokens, cut off."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    beginnings = [beginning(text, max_length) for text in texts]
+    encoded = tokenizer(beginnings, truncation=True, max_length=max_length)["input_ids"]
     return [list(ids) for ids in encoded]
+
+
+def beginning(text: str, max_length: int) -> str:
+    """Return of a long text what can become its first `max_length` tokens.
+
+    Tokenizers read the whole text before they cut it: a row of 10 MB takes gigabytes.
+    """
+    return text[: max(SHORT_CHARACTERS, CHARACTERS_PER_TOKEN * max_length)]
 
 
 def data_digest(sequences: Sequence[Sequence[int]]) -> str:
@@ -92,8 +104,9 @@ class _Form:
         """Return the row's text; it is empty where all its columns are."""
         for column in self.columns:
             if column not in row:
+                has = ", ".join(name if name.isprintable() else repr(name) for name in row)
                 raise PTLError(
-                    f"{self.where}: has no column '{column}'; it has {', '.join(row)}; "
+                    f"{self.where}: has no column '{column}'; it has {has}; "
                     "name one of them as the column, or several in a template"
                 )
         plain = {column: _plain(row[column]) for column in self.columns}
@@ -149,10 +162,9 @@ def _files(data: str, path: Path) -> list[Path]:
     if not path.is_dir():
         if path.suffix not in SUFFIXES:
             raise PTLError(f"data '{data}': not one of {allowed}")
-        if not path.is_file():  # a pipe would wait, a device not end
-            raise PTLError(f"data '{data}': is no regular file; give one of {allowed}")
+        _require_an_end(path)
         return [path]
-    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and _may_be_read(f))
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     kinds = sorted({file.suffix for file in files})
     if len(kinds) != 1:
         raise PTLError(
@@ -162,13 +174,15 @@ def _files(data: str, path: Path) -> list[Path]:
     return files
 
 
-def _may_be_read(file: Path) -> bool:
-    """Whether it is a file, or one that is gone, which is told when it is opened."""
-    return file.is_file() or not file.exists()
+def _require_an_end(file: Path) -> None:
+    """Refuse a pipe, which would wait, and a device, which would not end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise PTLError(f"data '{file}': is no regular file; give one of {', '.join(SUFFIXES)}")
 
 
 def _read(file: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a json, jsonl or txt file."""
+    _require_an_end(file)
     try:
         with file.open(encoding="utf-8-sig") as stream:
             if file.suffix == ".txt":

@@ -99,7 +99,7 @@ class BoundedLoader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Make a value; a wrong `!!int`, `!!bool` or `!!timestamp` is an error with its place."""
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError):  # what SafeLoader lets out of these
             value = str(node.value)[:MAX_KEY_CHARACTERS]
             raise _refusal(f"{value!r} is no {node.tag.rpartition(':')[2]}", node) from None
@@ -109,5 +109,6 @@ def _can_be_shown(key: str) -> bool:
     return key.isprintable() and key.strip() != "" and len(key) <= MAX_KEY_CHARACTERS
 
 
-def _refusal(problem: str, place: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+def _refusal(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    """Return the error of an event or a node."""
     return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)

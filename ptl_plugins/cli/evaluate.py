@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,10 +106,13 @@ def _shown() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, object] = {}
+    bars = Progress(console=Console(stderr=True), transient=True)
+    tasks: dict[str, object] = {}
+    with ExitStack() as stack:
 
         def show(task: str, done: int, number: int) -> None:
+            if not tasks:  # before the first question stderr is for errors alone
+                stack.enter_context(bars)
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=number)
             bars.update(tasks[task], completed=done)  # type: ignore[arg-type]

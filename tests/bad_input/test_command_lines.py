@@ -47,10 +47,10 @@ WORDS = {
     # profile
     "no data": (("profile", "model", "--out", "new"), ("--data",)),
     "no place": (PROFILE, ("--out",)),
-    "no samples": ((*PROFILE, "--out", "new", "--samples", "0"), ("--samples", "0")),
-    "samples that are a word": ((*PROFILE, "--out", "new", "--samples", "all"), ("'all'",)),
-    "a negative length": ((*PROFILE, "--out", "new", "--max-length", "-1"), ("--max-length", "-1")),
-    "a negative seed": ((*PROFILE, "--out", "new", "--seed", "-1"), ("--seed", "-1")),
+    "no samples": ((*PROFILE, "--out", "new", "--samples", "0"), ("--samples", "1")),
+    "samples that are a word": ((*PROFILE, "--out", "new", "--samples", "all"), ("--samples",)),
+    "a negative length": ((*PROFILE, "--out", "new", "--max-length", "-1"), ("--max-length", "1")),
+    "a negative seed": ((*PROFILE, "--out", "new", "--seed", "-1"), ("--seed", "0")),
     "a place that is a folder": ((*PROFILE, "--out", "model"), ("model", "no scores file")),
     "a place that is something else": ((*PROFILE, "--out", "run.yaml"), ("run.yaml", "no scores")),
     "a place below a file": ((*PROFILE, "--out", "run.yaml/new"), ("run.yaml", "--out")),
@@ -110,7 +110,7 @@ WORDS = {
     "speed alone": (("eval", "model", "--tasks", "speed"), ("'speed'", "--baseline")),
     "an unknown backend": ((*EVAL, "--backend", "onnx"), ("--backend", "'onnx'")),
     "an unknown template": ((*EVAL, "--chat-template", "x"), ("--chat-template", "'x'")),
-    "no question": ((*EVAL, "--limit", "0"), ("--limit", "0")),
+    "no question": ((*EVAL, "--limit", "0"), ("--limit", "1")),
     "questions that are not": (EVAL, ("data", "gsm8k")),
     "a model to ask that is not": (("eval", "./no", "--tasks", "gsm8k_cot"), ("./no",)),
     "a baseline that is not": ((*EVAL, "--baseline", "./no"), ("./no",)),
@@ -132,12 +132,12 @@ WORDS = {
     "records that are not": (
         ("study", "study.yaml", "--from", "none", "--page", "p.md"), ("none",)),
     "a negative budget": (
-        ("study", "study.yaml", "--folder", "x", "--budget", "-1"), ("--budget", "-1")),
+        ("study", "study.yaml", "--folder", "x", "--budget", "-1"), ("--budget", "0")),
     # data
     "an unknown corpus": (("data", "minii", "--out", "x"), ("minii",)),
     "no place for a corpus": (("data", "released_mix"), ("--out",)),
     "a corpus in a file": (("data", "released_mix", "--out", "run.yaml"), ("run.yaml",)),
-    "no rows": (("data", "released_mix", "--out", "x", "--rows", "0"), ("--rows", "0")),
+    "no rows": (("data", "released_mix", "--out", "x", "--rows", "0"), ("--rows", "1")),
     # others
     "an unknown kind": (("ls", "criterias"), ("criterias", "criteria")),
     "a miniature in a file": (("miniature", "--out", "run.yaml"), ("run.yaml", "is a file")),
@@ -156,7 +156,7 @@ def test_words_that_are_wrong(place, refused, case):
 STUDIES = {
     "no runs": ("runs", ..., ("runs", "missing")),
     "an empty list of runs": ("runs", {}, ("runs", "at least 1")),
-    "runs that are a list": ("runs", [{"recipe": "run.yaml"}], ("runs", "mapping")),
+    "runs that are a list": ("runs", [{"recipe": "run.yaml"}], ("runs", "dictionary")),
     "a run that is text": ("runs.ours", "run.yaml", ("runs.ours", "'run.yaml'")),
     "a run without a recipe": ("runs.ours", {"seeds": [1]}, ("runs.ours.recipe", "missing")),
     "a run above": ("runs", {"../up": {"recipe": "run.yaml"}}, ("runs.../up",)),

@@ -9,6 +9,7 @@ import pytest
 from good_recipes import FAKE, LLAMAFACTORY, RUN, changed, write_yaml
 
 from ptl_plugins.testing import tiny_texts
+from ptl_plugins.text_data import encode_texts
 
 ROWS = [{"text": text} for text in tiny_texts(24)]
 
@@ -113,7 +114,7 @@ def test_a_corpus_that_is_read_otherwise(refused, words, names):
         ("data", ("'data'", ".json")),  # json and jsonl
         ("empty", ("'empty'", "no files")),
         ("folder.jsonl", ("folder.jsonl",)),
-        ("../place/model", ("../place/model", "one kind")),
+        ("../place/model", ("../place/model", "not JSON")),
         ("pipe.jsonl", ("pipe.jsonl", "no regular file")),
         ("zero.txt", ("zero.txt", "no regular file")),
         ("loop.jsonl", ("loop.jsonl",)),
@@ -165,6 +166,15 @@ def test_a_row_of_10_mb_is_cut_like_any_other(place, ptl, letter):
     code, _, err = ptl("profile", "model", "--data", "data/tiny.jsonl", *words)
     assert code == 0, err
     assert (place / "scores_of_long").is_file()
+
+
+def test_of_a_row_of_10_mb_the_tokenizer_reads_the_beginning():
+    text = "1 + 1 = 2. " * 10**6
+    read = []
+    encode_texts([text], lambda texts, **keys: read.extend(texts) or {"input_ids": [[1]]},
+                 max_length=32)  # fmt: skip
+    assert len(read[0]) < 10**5
+    assert text.startswith(read[0])
 
 
 @pytest.mark.parametrize(

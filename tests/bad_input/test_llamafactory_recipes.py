@@ -71,7 +71,6 @@ TEXTS = {
     "a key that is a date": ("2024-01-01: x\n", ("wrong.yaml", "LLaMA-Factory")),
     "a key that is null": ("~: x\n", ("wrong.yaml",)),
     "a key that is a number": ("7: x\n", ("wrong.yaml", "7")),
-    "a value that is a date": ("run_name: 2024-01-01\n", ("wrong.yaml",)),
     "a value that is a set": ("run_name: !!set {a, b}\n", ("wrong.yaml",)),
     "a reference that is open": ('run_name: "${oc.env:HOME"\n', ("wrong.yaml",)),
     "a reference to nothing": ('run_name: "${nothing.there}"\n', ("wrong.yaml",)),

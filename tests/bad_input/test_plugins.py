@@ -7,7 +7,7 @@ import sys
 import pytest
 from good_recipes import FAKE
 
-HEAD = "from ptl_plugins import hookimpl, hookspec\n"
+HEAD = "from ptl_plugins import hookimpl\n"
 LOADING = {
     "not there": (None, ("-p broken", "no module")),
     "a module that is missing in it": ("import not_installed_anywhere\n", ("not_installed",)),
@@ -122,13 +122,11 @@ def test_a_plugin_of_the_environment_that_breaks_llamafactory(
     ("words", "names"),
     [
         (("-p", ""), ("-p",)),
-        (("-p", "no:"), ("-p no:",)),
+        (("-p", "no:"), ("-p 'no:'",)),
         (("-p", "../broken"), ("-p ../broken",)),
         (("-p", ".broken"), ("-p .broken",)),
         (("-p", "bro ken"), ("-p bro ken",)),
         (("-p", "ptl_plugins.testing.fake_backend"), ("ptl_plugins.testing.fake_backend", "once")),
-        (("-p", "no:steps"), ("steps",)),
-        (("-p", "no:fakee"), ("fakee",)),
     ],
 )
 def test_a_plugin_that_is_named_wrongly(refused, words, names):

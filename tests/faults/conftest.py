@@ -54,6 +54,15 @@ def pytest_configure(config):
         config.pluginmanager.register(FaultTable(page))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Give one worker of pytest-xdist all tests of a door: its undisturbed run is made once."""
+    for item in items:
+        key = getattr(getattr(item, "callspec", None), "params", {}).get("key")
+        if key and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(key))
+
+
 class Starter:
     """The program that forks commands; `modules` are what it imports first."""
 

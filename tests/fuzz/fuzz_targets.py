@@ -268,7 +268,8 @@ def same(read: object, given: object) -> bool:
     if isinstance(given, str) and isinstance(read, float):
         return math.isclose(read, float(given)) or read != read or math.isinf(read)
     if isinstance(given, Mapping) and isinstance(read, dict):
-        return given.keys() == read.keys() and all(same(read[k], given[k]) for k in given)
+        named = {str(k) if isinstance(k, datetime.date) else k: v for k, v in given.items()}
+        return named.keys() == read.keys() and all(same(read[k], named[k]) for k in named)
     if isinstance(given, list) and isinstance(read, list):
         return len(given) == len(read) and all(map(same, read, given))
     if isinstance(given, datetime.date):

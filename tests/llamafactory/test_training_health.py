@@ -102,7 +102,8 @@ def sick(workplace):
 
 
 def train(workplace, name, code=0, ptl=None, env=None, **keys):
-    workplace.write(f"{name}.yaml", recipe(output_dir=name, ptl={**PTL, **(ptl or {})}, **keys))
+    keys = {"output_dir": name, "max_steps": 6, "ptl": {**PTL, **(ptl or {})}, **keys}
+    workplace.write(f"{name}.yaml", recipe(**keys))
     return workplace.run("llamafactory-cli", "train", f"{name}.yaml", code=code, **(env or {}))
 
 
@@ -124,7 +125,7 @@ def test_a_learning_rate_that_explodes_ends_the_round_early_and_marks_it(workpla
     )
     assert "Traceback" not in done.stderr
     folder = workplace.folder / "wild" / "round_01"
-    assert steps_taken(folder / "stage_0") <= 4, "of 14"
+    assert steps_taken(folder / "stage_0") <= 4, "of 6"
     failed = json.loads((folder / "failed.json").read_text(encoding="utf-8"))
     assert (failed["round"], failed["last_good"]) == (1, "model")
     assert not (folder / "record.json").exists()
@@ -141,7 +142,8 @@ def test_a_round_that_diverged_is_taken_in_half_steps_in_the_same_process(workpl
     at_once = workplace.folder / "at_once"
     assert [record["width"] for record in records(at_once)] == [48, 40, 36, 32]
     aside = at_once / "failed_01_round_02"
-    assert 3 < steps_taken(aside / "stage_0") < steps_taken(at_once / "round_02" / "stage_0")
+    assert steps_taken(aside / "stage_0") == 4
+    assert steps_taken(at_once / "round_02" / "stage_0") == 6
     assert not list(aside.rglob("*.safetensors"))
 
     train(workplace, "again", code=2, env=sick)

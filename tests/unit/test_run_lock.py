@@ -39,7 +39,7 @@ def test_a_sole_writer_is_alone_and_leaves_nothing(tmp_path):
 def test_the_lock_of_a_dead_writer_is_free(tmp_path):
     program = (
         "import os, sys; from pathlib import Path; from ptl_plugins.run_lock import sole_writer;"
-        "sole_writer(Path(sys.argv[1])).__enter__(); os._exit(9)"
+        "held = sole_writer(Path(sys.argv[1])); held.__enter__(); os._exit(9)"
     )
     lock = tmp_path / "scores.lock"
     assert subprocess.run([sys.executable, "-c", program, lock], check=False).returncode == 9
