@@ -71,14 +71,15 @@ class RunFolder:
         self.event("opened", finished_rounds=self.num_finished())
 
     def _tell_damaged(self) -> None:
-        """Log what is damaged of the finished rounds; the run can do without it."""
+        """Log what is damaged and needed by no step any more."""
         from ptl_plugins.damaged_files import damaged_files
 
-        for index in range(self.num_finished() + 1):
-            for path in damaged_files(self.round_folder(index)):
+        finished = self.num_finished()
+        for index in range(finished + 2):
+            folder = self.round_folder(index)
+            for path in damaged_files(folder, is_finished=index <= finished):
                 logger.warning(
-                    "PTL: %s: is damaged; its round is finished and the run goes on, but bring it "
-                    "back for reports",
+                    "PTL: %s: is damaged; the run goes on without it, bring it back for reports",
                     path,
                 )
 

@@ -71,7 +71,7 @@ def survives(place, undisturbed, name):
             return wrong
         if not (place.out / name).exists() and LOST.search(said):  # it cannot be made again
             expected = without(expected, name)
-    elif f"{name}: is damaged; its round is finished" in place.said():
+    elif f"{name}: is damaged; the run goes on without it" in place.said():
         (place.out / name).unlink()
         expected = without(expected, name)
     return [

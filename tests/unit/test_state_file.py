@@ -70,3 +70,18 @@ def test_a_manifest_that_was_deleted_is_written_again(tmp_path, make_recipe):
     run.close()
     run.check(recipe)
     assert (run.path / MANIFEST).exists()
+
+
+def test_what_is_damaged_and_not_needed_is_told_and_the_run_goes_on(tmp_path, make_recipe, caplog):
+    run = RunFolder(tmp_path / "run", writes=True)
+    for name in ("round_00/plan.json", "round_01/scores.safetensors", "round_01/plan.json"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("{", encoding="utf-8")
+    run.open(make_recipe(), {})
+    run.close()
+    assert "round_00/plan.json: is damaged; the run goes on without it" in caplog.text
+    assert "round_01" not in caplog.text, "what the next step reads is for it to tell"
+    (run.path / "round_01" / "plan.json").write_text("{}", encoding="utf-8")
+    run.open(make_recipe(), {})
+    run.close()
+    assert "round_01/scores.safetensors: is damaged" in caplog.text
