@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,25 +94,31 @@ def require_fit(checkpoint: Checkpoint) -> None:
     if wanted is None:
         return
     _require_shapes(checkpoint, wanted)
-    for name in checkpoint.tensors:
-        if name not in wanted and ".layers." in name and "rotary" not in name:
-            raise PruneError(
-                f"{checkpoint.folder}: tensor {name!r} is there, which the model of config.json has "
-                f"not; mend config.json, or {REMEDY}"
-            )
+    over = [n for n in checkpoint.tensors if n not in wanted and ".layers." in n]
+    _refuse(
+        checkpoint,
+        [name for name in over if "rotary" not in name],
+        "is there, which the model of config.json has not",
+    )
 
 
 def _require_shapes(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    for name, shape in wanted.items():
-        entry = checkpoint.tensors.get(name)
-        if entry is None:
-            what = "is missing, which the model of config.json has"
-        elif entry.shape != shape:
-            what = f"is of shape {list(entry.shape)}, config.json makes it {list(shape)}"
-        else:
-            continue
+    tensors = checkpoint.tensors
+    for name in sorted(tensors.keys() & wanted.keys()):
+        if tensors[name].shape != wanted[name]:
+            shape, right = list(tensors[name].shape), list(wanted[name])
+            _refuse(checkpoint, [name], f"is of shape {shape}, config.json makes it {right}")
+    missing = wanted.keys() - tensors.keys()
+    _refuse(checkpoint, missing, "is missing, which the model of config.json has")
+
+
+def _refuse(checkpoint: Checkpoint, names: Collection[str], what: str) -> None:
+    """Raise an error of the first of these tensors, if there are any."""
+    if names:
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         raise PruneError(
-            f"{checkpoint.folder}: tensor '{name}' {what}; mend config.json, or {REMEDY}"
+            f"{checkpoint.folder}: tensor {min(names)!r}{more} {what}; mend config.json, or "
+            f"{REMEDY}"
         )
 
 
@@ -131,7 +137,7 @@ def _wanted_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
     except Exception as error:  # transformers fails in many ways over what a config says
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PruneError(
-            f"{checkpoint.folder / 'config.json'}: transformers can make no model of it "
-            f"({reason}); mend it, or {REMEDY}"
+            f"{checkpoint.folder}: the model cannot be loaded ({reason}); mend its config.json, or "
+            f"{REMEDY}"
         ) from error
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -116,14 +116,20 @@ def test_a_tokenizer_that_does_not_know_the_text_is_refused(folder, refusal):
 
 @pytest.mark.usefixtures("no_model")
 def test_tokens_beyond_the_vocabulary_are_refused(folder, refusal):
-    configure(folder, vocab_size=100)
+    write_tiny_checkpoint(folder, vocab_size=100)
     assert "the model's vocab_size is 100; the tokenizer is of another model" in refusal()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_statistics_that_are_not_finite_are_refused(folder, refusal, value):
+def test_weights_that_are_not_finite_are_refused(folder, refusal, value):
     tensor = load_file(folder / "model.safetensors")[DOWN].clone()
     tensor[3, 4] = value
     change(folder, DOWN, tensor)
+    assert f"model.safetensors: tensor '{DOWN}' is not finite" in refusal()
+
+
+def test_statistics_that_are_not_finite_are_refused(folder, refusal):
+    tensor = load_file(folder / "model.safetensors")[DOWN].clone()
+    change(folder, DOWN, tensor.fill_(3e38))  # its products overflow
     line = refusal()
     assert "' of layer 2 is not finite: the model or its weights are damaged" in line
