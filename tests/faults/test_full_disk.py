@@ -88,7 +88,7 @@ def mounted():
         )
         if done.returncode:
             pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
-        if not any("remount" in option for option in options):
+        if not any("remount" in str(option) for option in options):
             places.append(place)
 
     yield mount
