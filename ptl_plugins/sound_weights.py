@@ -133,7 +133,7 @@ def _wanted_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]] | None:
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers fails in many ways over what a config says
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PruneError(

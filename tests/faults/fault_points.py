@@ -16,6 +16,7 @@ Standard library alone: `inject/sitecustomize.py` loads it into programs that ar
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import functools
 import io
@@ -30,6 +31,7 @@ from pathlib import Path
 
 VARIABLE = "PTL_FAULT"
 DAY = 86_400.0
+BALLAST = []
 SPARE_BYTES = 2**20
 """What a process may still take once its memory is at its end."""
 DEFINED = {
@@ -128,6 +130,11 @@ def no_memory(operation, path, half, first):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + SPARE_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        for size in (2**20, 2**16, 2**12, 2**9):  # what it was given and does not use
+            with contextlib.suppress(MemoryError):
+                while True:
+                    BALLAST.append(bytearray(size))
+        del BALLAST[-200:]  # some for the error itself
 
 
 KINDS = {
