@@ -10,7 +10,7 @@ from llamafactory_ext.dataset_info import check_datasets
 from llamafactory_ext.learning_rate import schedule_problems
 from ptl_plugins.distillation.teacher_check import teacher_problems
 from ptl_plugins.errors import RecipeError
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import is_folder
 from ptl_plugins.json_file import read_json
 from ptl_plugins.recipe import RecipeSource, read_section
 from ptl_plugins.secret_values import secret_problems
@@ -195,7 +195,7 @@ def distillation_problems(keys: Mapping[str, Any]) -> list[str]:
 
 def _hub_keys(keys: Mapping[str, Any]) -> list[str]:
     """Return what PTL does not pass on when it asks the hub for config and side files."""
-    if given_path(str(keys.get("model_name_or_path"))).is_dir():
+    if is_folder(str(keys.get("model_name_or_path"))):
         return []
     remedy = "works with a local folder only; hf download the model and give its folder"
     given = ["cache_dir"] if keys.get("cache_dir") else []

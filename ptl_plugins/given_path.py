@@ -17,6 +17,16 @@ def given_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
+def is_folder(text: str | Path) -> bool:
+    """Whether a given path is a folder; what is too long or no path at all is none."""
+    return os.path.isdir(given_path(text))  # noqa: PTH112  # Path.is_dir would raise
+
+
+def is_there(text: str | Path) -> bool:
+    """Whether a given path exists; what is too long or no path at all does not."""
+    return os.path.exists(given_path(text))  # noqa: PTH110  # Path.exists would raise
+
+
 def require_printable(value: str) -> str:
     """Return the path as it is given.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptl_plugins.errors import PTLError
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import given_path, is_folder
 from ptl_plugins.json_file import read_json
 from ptl_plugins.linked_files import require_own_file
 from ptl_plugins.side_files import HUB_SIDE_FILES
@@ -54,7 +54,7 @@ def model_folder(model: str) -> Path:
     Raises:
         PTLError: it is no folder with a config, and the hub does not give the model.
     """
-    if given_path(model).is_dir():
+    if is_folder(model):
         return config_path(model).parent
     if looks_like_path(model):
         raise PTLError(f"model '{model}': no such folder")

@@ -11,7 +11,7 @@ import pydantic
 
 from ptl_plugins.criteria import DEFAULT_CRITERION
 from ptl_plugins.errors import PTLError, RecipeError
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import is_there
 from ptl_plugins.health import HealthSpec, OnDivergence
 from ptl_plugins.protection import candidates_rule
 from ptl_plugins.recipe_errors import explain
@@ -211,7 +211,7 @@ def _missing_data(model: SectionModel) -> list[str]:
     protect = model.protect
     if protect is None:
         return []
-    if not given_path(protect.data).exists():
+    if not is_there(protect.data):
         is_file = protect.data.startswith((".", "/", "~")) or Path(protect.data).suffix in SUFFIXES
         return [f"protect.data: '{protect.data}': no such file"] if is_file else []
     try:

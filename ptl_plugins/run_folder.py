@@ -65,8 +65,9 @@ class RunFolder:
         self._lock = run_lock.lock_folder(self.path)
         remove_leftovers(self.path)
         if not self.records() or not (self.path / MANIFEST).exists():
-            facts = {**manifest, "recipe": recipe_keys(recipe)}
-            write_json(self.path / MANIFEST, redacted_tree(facts))
+            # the recipe's keys are compared by the next try, and hold no secrets
+            facts = {**redacted_tree(manifest), "recipe": recipe_keys(recipe)}
+            write_json(self.path / MANIFEST, facts)
         self._tell_damaged()
         self.event("opened", finished_rounds=self.num_finished())
 

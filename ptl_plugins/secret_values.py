@@ -9,6 +9,7 @@ frameworks and plugins may quote the environment.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import re
@@ -23,7 +24,9 @@ SHORTEST_PART = 16
 """Characters of a variable's value that is looked for inside of a recipe's longer texts."""
 
 _VARIABLE = re.compile(
-    r"(?i)(?:^|_)(?:token|password|passwd|passphrase|secret|credentials?|pat|key)(?:_id)?$"
+    r"(?i)(?:password|passwd|passphrase|apikey)$|(?:^|_|ssh)pass$|_pwd$"
+    r"|(?:^|_)(?:tokens?|secrets?|credentials?|pat|key|auth|webhook|webhook_url)(?:_id)?$"
+    r"|(?:^|_)(?:token|secret|credentials?|private_key)_(?!path|file|dir|url)\w+$"
 )
 _KEY = re.compile(
     r"(?i)(?:^|[^a-z])(?:password|passwd|passphrase|secrets?|credentials?)$"
@@ -31,12 +34,15 @@ _KEY = re.compile(
     r"|(?:^|[^a-z])(?:hf|hub|ms|om|api|auth|access|bearer|secret|session|refresh)_?token$|^token$"
 )
 _SHAPES = re.compile(
-    r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
-    r"|glpat-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}"
+    r"(?<![A-Za-z0-9_-])(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
+    r"|sk-(?=[a-z_-]{0,99}[A-Z0-9])(?=[A-Z0-9_-]{0,99}[a-z])(?=[A-Za-z_-]{0,99}[0-9])"
+    r"(?=[a-z0-9_-]{0,99}[A-Z])[A-Za-z0-9_-]{20,}"
+    r"|glpat-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16})"
 )
-"""Tokens of well-known services."""
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@{}$'\"<>]*:[^\s/?#@{}$'\"<>]+@")
-"""The beginning of an address with a user and a password; not one with `${...}` in their place."""
+"""Tokens of well-known services, alone or behind a sign: not the end of `multi-task-...`."""
+_URL = re.compile(r"://[^\s/?#@:{}$'\"<>]{0,256}:[^\s/?#@{}$'\"<>]{1,256}@")
+"""User and password of an address; not one with `${...}` in their place. Its length is bounded,
+so that no text takes longer than its length."""
 
 REMEDY = (
     "a recipe is kept in the run folder, so it holds no secrets; remove it, and give it to the "
@@ -56,7 +62,7 @@ def redacted(text: str) -> str:
     """Return `text` with a mark in place of secrets: the environment's, and those told by form."""
     for value in environment_secrets():
         text = text.replace(value, MARK)
-    text = _URL.sub(rf"\g<scheme>{MARK}@", text)
+    text = _URL.sub(f"://{MARK}@", text)
     return _SHAPES.sub(MARK, text)
 
 
@@ -79,8 +85,9 @@ def environment_secrets() -> tuple[str, ...]:
 @functools.lru_cache(maxsize=4)
 def _secrets_of(variables: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     values = {part for _, value in variables for part in (value.strip(), *value.split())}
-    found = (value for value in values if len(value) >= SHORTEST and not _is_place(value))
-    return tuple(sorted(found, key=len, reverse=True))
+    plain = [value for value in values if len(value) >= SHORTEST and not _is_place(value)]
+    quoted = {form for value in plain for form in (json.dumps(value)[1:-1], repr(value)[1:-1])}
+    return tuple(sorted({*plain, *quoted}, key=len, reverse=True))
 
 
 def _is_place(value: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.errors import PTLError, did_you_mean
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import is_there
 from ptl_plugins.text_data import SUFFIXES, encode_texts, read_all_texts
 from ptl_plugins.types import RoundContext, Subject
 
@@ -155,7 +155,7 @@ def _unreadable(chosen: Mapping[str, Any]) -> str | None:
         return (
             f"data: {data!r} is no file, folder or data set; allowed files: {', '.join(SUFFIXES)}"
         )
-    if not given_path(data).exists():
+    if not is_there(data):
         is_file = data.startswith((".", "/", "~")) or Path(data).suffix in SUFFIXES
         return f"data: '{data}': no such file" if is_file else None
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from ptl_plugins.errors import PTLError, did_you_mean
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import is_folder
 from ptl_plugins.types import RoundContext, Subject
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LmEval:
                 f"tasks: '{runs_code[0]}' runs programs that the model writes; say "
                 f"allow_code_execution: true, or take others of {', '.join(BENCHMARKS)}"
             )
-        if chosen.data_dir is not None and not given_path(chosen.data_dir).is_dir():
+        if chosen.data_dir is not None and not is_folder(chosen.data_dir):
             return f"data_dir: '{chosen.data_dir}' is no folder"
         return _missing(benchmarks, chosen.data_dir)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ptl_plugins.errors import PTLError
 from ptl_plugins.families import find_family
 from ptl_plugins.geometry import SLICED, Geometry, geometry
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import is_folder
 from ptl_plugins.model_config import looks_like_path, read_config
 from ptl_plugins.registry import Registry
 from ptl_plugins.run_folder import MODEL
@@ -89,7 +89,7 @@ def _source(folder: Path, model: str) -> str:
 
 def _original(model: str) -> str:
     """Return the folder of the recipe's model; a hub model's in the cache, none is downloaded."""
-    if given_path(model).is_dir() or looks_like_path(model):
+    if is_folder(model) or looks_like_path(model):
         return model
     from huggingface_hub import try_to_load_from_cache
 

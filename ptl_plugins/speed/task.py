@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptl_plugins.errors import PTLError, did_you_mean
-from ptl_plugins.given_path import given_path
+from ptl_plugins.given_path import is_folder
 from ptl_plugins.speed.protocol import KEYS, Protocol, from_settings
 from ptl_plugins.types import RoundContext, Subject
 
@@ -93,6 +93,6 @@ def _wrong_baseline(baseline: Any) -> str | None:
 
     if not isinstance(baseline, str) or not baseline:
         return f"baseline: {baseline!r} is neither a folder nor the name of a hub model"
-    if looks_like_path(baseline) and not given_path(baseline).is_dir():
+    if looks_like_path(baseline) and not is_folder(baseline):
         return f"baseline: no such folder: {baseline}; leave it out for the original model"
     return None

@@ -83,9 +83,12 @@ class StudyModel(pydantic.BaseModel):
     """Of a finished run: its last model, or no model as soon as no other run needs it."""
     runs: Annotated[Mapping[str, RunModel], pydantic.Field(min_length=1)]
     """The runs by name."""
-    control: Text | None = None
-    """The run that the others are held against; unset, the one called `control`, if there is."""
+    controls: list[Text] | None = None
+    """The runs that the others are held against, each against the first that trained on as many
+    documents; unset, the one called `control`, if there is."""
     pairs: list[Annotated[list[Text], pydantic.Field(min_length=2, max_length=2)]] = []
     """Claims: two runs whose difference over equal seeds is tested."""
+    primary: list[Text] = []
+    """The results by which the pairs are judged in words, at the top of the page."""
     tables: list[TableModel] = []
     """What the page shows, in this order."""

@@ -24,12 +24,15 @@ TRAINED: dict[Axis, str] = {
     "steps": "steps",
 }
 """How much a run trained on, and the headings."""
+SLACK = 0.02
+"""How far the documents of a run and of its control may be apart, relative to the control's."""
 HOW_TO_READ = (
     "Values are of the last round's model: the mean over the seeds that are finished, +- the "
     "sample standard deviation (none of one seed; bars in the plots). pp: percentage points.",
-    "to NAME: the difference to the control of this name, the mean over the seeds that both have, "
-    "+- the standard deviation of these differences. Training alone changes what is measured: "
-    "what a cut cost shows beside the control, not beside the original.",
+    "to control: the difference to the control, which trained on as many documents and cut "
+    "nothing, the mean over the seeds that both have, +- the standard deviation of these "
+    "differences. Training alone changes what is measured: what a cut cost shows beside the "
+    "control, not beside the original. -: there is no such control.",
     "FLOPs: per token, relative to the original.",
     "documents: of the parts that the recoveries were given; tokens and steps: what they trained "
     "on, all rounds together; tokens at final size: in the rounds whose model has the size of the "
@@ -41,58 +44,83 @@ HOW_TO_READ = (
 def result_section(results: StudyResults, table: RunsTable) -> Section:
     """Return the section of a table of runs."""
     metrics = results.metrics(table.runs, table.metrics)
-    control = _control(results, table)
-    headings = [heading for metric in metrics for heading in _headings(metric, control)]
+    controls = {name: control_of(results, name) for name in table.runs}
+    shown = any(controls.values())
+    headings = [heading for metric in metrics for heading in _headings(metric, shown=shown)]
     columns = (
-        text_column("run"),
+        *(text_column(heading) for heading in ("run", *(["control"] if shown else []))),
         *number_columns("seeds", "rounds", "parameters", "FLOPs", *headings, *TRAINED.values()),
         *number_columns("time"),
     )
-    rows = [_row(results, name, metrics, control) for name in table.runs]
-    measured = results.finished([*table.runs, *([control] if control else [])])
-    if original := _original_row(measured, metrics, control):
+    rows = [_row(results, name, metrics, controls[name], shown=shown) for name in table.runs]
+    measured = results.finished([*table.runs, *results.study.controls])
+    if original := _original_row(measured, metrics, shown=shown):
         rows.insert(0, original)
     block = Table(columns=columns, rows=tuple(rows))
     notes = tuple(_notes(results, table, metrics))
     return Section(heading=table.title, blocks=(block,), notes=notes)
 
 
-def _control(results: StudyResults, table: RunsTable) -> str | None:
-    """Return the control's name where there is something to hold against it."""
-    control = results.study.control
-    if control is None or not results.finished([control]) or set(table.runs) == {control}:
+def control_of(results: StudyResults, name: str) -> str | None:
+    """Return the first finished control that trained on as many documents as a run, or None.
+
+    A run whose documents nothing tells has the only control, where there is one alone.
+    """
+    controls = [each for each in results.study.controls if results.finished([each])]
+    if name in results.study.controls:
         return None
-    return control
+    mine = _documents(results, name)
+    if mine is None:
+        return controls[0] if len(results.study.controls) == len(controls) == 1 else None
+    return next((each for each in controls if _alike(mine, _documents(results, each))), None)
 
 
-def _headings(metric: Metric, control: str | None) -> list[str]:
-    return [metric.name, f"to {control}"] if control else [metric.name]
+def _documents(results: StudyResults, name: str) -> float | None:
+    places = places_on("documents", results.results[name])
+    return fmean(places) if places else None
+
+
+def _alike(mine: float, theirs: float | None) -> bool:
+    """Whether two runs trained on as many documents, but for what equal parts leave over."""
+    return theirs is None or abs(mine - theirs) <= SLACK * theirs
+
+
+def _headings(metric: Metric, *, shown: bool) -> list[str]:
+    return [metric.name, "to control"] if shown else [metric.name]
 
 
 def _row(
-    results: StudyResults, name: str, metrics: Sequence[Metric], control: str | None
+    results: StudyResults,
+    name: str,
+    metrics: Sequence[Metric],
+    control: str | None,
+    *,
+    shown: bool,
 ) -> tuple[str, ...]:
     found = results.results[name]
     runs = results.finished([name])
     return (
         name,
+        *([control or MISSING] if shown else []),
         str(len(runs)) if len(runs) == len(found) else f"{len(runs)} of {len(found)}",
         count_cell([len(run.rounds) for run in runs]),
         _parameters(runs),
         _flops(runs),
-        *(cell for metric in metrics for cell in _cells(results, name, metric, control)),
+        *(c for metric in metrics for c in _cells(results, name, metric, control, shown=shown)),
         *(_trained_cell(axis, found, len(runs)) for axis in TRAINED),
         _time(runs),
     )
 
 
-def _cells(results: StudyResults, name: str, metric: Metric, control: str | None) -> Iterator[str]:
+def _cells(
+    results: StudyResults, name: str, metric: Metric, control: str | None, *, shown: bool
+) -> Iterator[str]:
     values = results.values(name, metric)
     yield spread_cell(metric, spread([values[seed] for seed in sorted(values)]))
-    if control == name:
-        yield MISSING
-    elif control:
+    if control:
         yield difference_cell(metric, paired(values, results.values(control, metric)))
+    elif shown:
+        yield MISSING
 
 
 def _parameters(runs: Sequence[Run]) -> str:
@@ -120,7 +148,7 @@ def _time(runs: Sequence[Run]) -> str:
 
 
 def _original_row(
-    runs: Sequence[Run], metrics: Sequence[Metric], control: str | None
+    runs: Sequence[Run], metrics: Sequence[Metric], *, shown: bool
 ) -> tuple[str, ...] | None:
     """Return the row of the model before pruning, where all runs start from the same."""
     sizes = {run.original.num_parameters for run in runs if run.original}
@@ -130,10 +158,11 @@ def _original_row(
     cells = [
         cell
         for metric, found in zip(metrics, values, strict=True)
-        for cell in (spread_cell(metric, spread(found)), *([MISSING] if control else []))
+        for cell in (spread_cell(metric, spread(found)), *([MISSING] if shown else []))
     ]
     empty = [MISSING] * len(TRAINED)
-    return (ORIGINAL, MISSING, "0", parameters(*sizes), ratio(1.0), *cells, *empty, MISSING)
+    head = (ORIGINAL, *([MISSING] if shown else []), MISSING, "0")
+    return (*head, parameters(*sizes), ratio(1.0), *cells, *empty, MISSING)
 
 
 def _notes(results: StudyResults, table: RunsTable, metrics: Sequence[Metric]) -> Iterator[str]:

@@ -48,10 +48,15 @@ def read_study(path: Path) -> Study:
         title=model.title,
         notes=tuple(model.notes),
         runs=runs,
-        control=model.control or (CONTROL if CONTROL in runs else None),
+        controls=tuple(name for name in _controls(model) if name in runs),
         pairs=tuple((first, second) for first, second in model.pairs),
+        primary=tuple(model.primary),
         tables=tuple(_table(table) for table in model.tables),
     )
+
+
+def _controls(model: StudyModel) -> list[str]:
+    return [CONTROL] if model.controls is None else model.controls
 
 
 def _refused(path: Path, lines: Iterable[str]) -> StudyError:
@@ -135,7 +140,7 @@ def _named(model: StudyModel) -> Iterator[tuple[str, Iterable[str]]]:
     for name, run in model.runs.items():
         yield f"runs.{name}.after", run.after
         yield f"runs.{name}.set", references(run.set)
-    yield "control", [model.control] if model.control else []
+    yield "controls", model.controls or []
     for index, pair in enumerate(model.pairs):
         yield f"pairs.{index}", pair
     for index, table in enumerate(model.tables):

@@ -10,6 +10,7 @@ from ptl_plugins.errors import PTLError
 from ptl_plugins.registry import Registry
 from ptl_plugins.report.document import Document, Section
 from ptl_plugins.report.markdown import escape, to_markdown
+from ptl_plugins.study.answers import answer_section
 from ptl_plugins.study.line_table import LinePicture, line_section
 from ptl_plugins.study.pair_table import pair_section
 from ptl_plugins.study.ran_on import asked_section, ran_on_section, read_section
@@ -57,6 +58,8 @@ def page_of(results: StudyResults) -> tuple[str, list[LinePicture]]:
 
 
 def _sections(results: StudyResults) -> Iterator[tuple[Section, tuple[LinePicture, ...]]]:
+    if answers := answer_section(results):
+        yield answers, ()
     if missing := missing_lines(results):
         yield Section(heading="Runs without numbers", blocks=(), notes=tuple(missing)), ()
     for table in results.study.tables or (_everything(results.study),):

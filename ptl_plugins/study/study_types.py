@@ -55,8 +55,11 @@ class Study:
     title: str
     notes: tuple[str, ...]
     runs: Mapping[str, StudyRun]
-    control: str | None
+    controls: tuple[str, ...]
+    """Runs that cut nothing, one for each number of documents."""
     pairs: tuple[tuple[str, str], ...]
+    primary: tuple[str, ...]
+    """The results by which the pairs are judged in words."""
     tables: tuple[RunsTable | LinesTable, ...]
 
 

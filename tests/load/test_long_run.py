@@ -96,7 +96,7 @@ def require_flat(meter: Meter, number: int) -> None:
     assert grown < allowed, f"{grown:.1f} MB more than after {WARM_UP} rounds"
     assert set(meter.files[WARM_UP:]) == {meter.files[WARM_UP]}
     assert max(meter.threads[WARM_UP:]) <= meter.threads[WARM_UP]
-    assert set(meter.children) == {0}
+    assert max(meter.children) <= meter.children[0], "other tests' programs may end meanwhile"
 
 
 @pytest.mark.slow

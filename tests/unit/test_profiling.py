@@ -31,6 +31,8 @@ CRITERIA = (
 )  # fmt: skip
 BACKWARD = "taylor"
 """Takes a backward pass: tests/unit/criteria/test_taylor.py."""
+BY_INDEX = "released_by_index"
+"""Has the statistics of `released`: tests/unit/test_released_by_index.py."""
 GELU = nn.GELU(approximate="tanh")
 ACTIVATION = {"gemma2": GELU, "gemma3_text": GELU}
 SIGNALS = ("gate", "up", "act")
@@ -173,7 +175,7 @@ def members(mask):
 
 def test_the_reference_knows_every_built_in_criterion_and_family(registry):
     measured = {n for n, criterion in registry.criteria.items() if criterion.unit != "hidden"}
-    assert measured == {*CRITERIA, BACKWARD}
+    assert measured == {*CRITERIA, BACKWARD, BY_INDEX}
     supported = {t for _, family in registry.families.items() for t in family.model_types}
     assert supported == set(MODEL_TYPES)
 

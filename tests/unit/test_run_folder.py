@@ -332,3 +332,15 @@ def test_another_corpus_than_that_of_the_recorded_rounds_is_refused(tmp_path):
     run.require_corpus("second")
     with pytest.raises(RunFolderError, match="the corpus is not the one"):
         run.require_corpus("third")
+
+
+def test_a_word_of_the_recipe_that_is_a_secret_too_makes_it_no_other(
+    tmp_path, make_recipe, monkeypatch
+):
+    monkeypatch.setenv("DB_PASSWORD", "research")
+    run = RunFolder(tmp_path / "other", writes=True)
+    run.open(make_recipe(model="research/model"), {"recipe_text": "# research"})
+    run.close()
+    manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["recipe_text"] == "# [redacted]"
+    assert manifest["recipe"]["model"] == "research/model", "what the next try compares"

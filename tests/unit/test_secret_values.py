@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -28,7 +29,9 @@ def token(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWORD",
-     "SECRET", "github_pat", "CLIENT_SECRET", "X_CREDENTIALS"],
+     "SECRET", "github_pat", "CLIENT_SECRET", "X_CREDENTIALS", "PGPASSWORD", "MYSQL_PWD", "DB_PASS",
+     "SSHPASS", "OPENAI_APIKEY", "HF_TOKENS", "HF_TOKEN_READ", "SECRET_KEY_BASE", "REDIS_AUTH",
+     "GOOGLE_CREDENTIALS_JSON", "PRIVATE_KEY_PEM", "SLACK_WEBHOOK_URL"],
 )  # fmt: skip
 def test_variables_that_hold_secrets(monkeypatch, name):
     monkeypatch.setenv(name, TOKEN)
@@ -38,11 +41,27 @@ def test_variables_that_hold_secrets(monkeypatch, name):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("TOKENIZERS_PARALLELISM", "disabled"), ("HF_TOKEN_PATH", TOKEN), ("KEYBOARD", TOKEN),
-     ("MONKEY", TOKEN), ("HF_TOKEN", "short"), ("SIGNING_KEY", "/usr/bin"), ("PATH_TO", TOKEN)],
+     ("MONKEY", TOKEN), ("HF_TOKEN", "short"), ("PWD", "not/there"), ("TOKEN_FILE", TOKEN),
+     ("SIGNING_KEY", "/usr/bin"), ("PATH_TO", TOKEN)],
 )  # fmt: skip
 def test_variables_that_do_not(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert value not in environment_secrets()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("word", ["a", "x://", "x://a:a:", "sk-aA", "hf_a", "://"])
+def test_a_long_text_takes_as_long_as_it_is(word):
+    """Looking ahead from every place of a megabyte without an end would take an hour."""
+    text = word * (2**20 // len(word))
+    assert len(redacted(text)) <= 3 * len(text)
+
+
+def test_a_secret_is_found_as_programs_quote_it(monkeypatch):
+    secret = 'abcdefgh"ij\\kl'
+    monkeypatch.setenv("X_TOKEN", secret)
+    assert redacted(json.dumps({"a": secret})) == '{"a": "[redacted]"}'
+    assert redacted(repr({"a": secret})) == "{'a': '[redacted]'}"
 
 
 def test_a_secret_within_a_longer_one_leaves_no_rest(monkeypatch):
@@ -65,7 +84,9 @@ def test_secrets_that_their_form_tells(text):
     "text",
     ["https://host:8080/a@b", "https://me@host", "owner/name:config", "{q}://{a}:{b}@{c}",
      "s3://bucket/a:b@c", "https://${oc.env:A}:${oc.env:B}@host", "hf_hub_download", "sk-learn",
-     "<think>", "a: b@c"],
+     "<think>", "a: b@c", "saves/multi-task-continual-pretraining-v2",
+     "sk-learn-notebooks-and-more",
+     "/mnt/disk-Persistent-Storage-01/llama", "data/mask-language-modelling-corpus.jsonl"],
 )  # fmt: skip
 def test_texts_that_are_none(text):
     assert redacted(text) == text

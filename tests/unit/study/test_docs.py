@@ -34,4 +34,4 @@ def test_the_example_is_a_study(tmp_path):
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     study = read_study(tmp_path / "study.yaml")
     assert study.runs["from_control"].after == ("control",)
-    assert study.control == "control"
+    assert study.controls == ("control",)

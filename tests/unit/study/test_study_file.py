@@ -36,9 +36,9 @@ def test_braces_of_a_template_name_no_run(study_of):
 
 
 def test_a_run_called_control_is_the_control(study_of):
-    assert study_of(runs={"control": A}).control == "control"
-    assert study_of(runs={"a": A}).control is None
-    assert study_of(runs={"a": A, "control": A}, control="a").control == "a"
+    assert study_of(runs={"control": A}).controls == ("control",)
+    assert study_of(runs={"a": A}).controls == ()
+    assert study_of(runs={"a": A, "control": A}, controls=["a"]).controls == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_run_called_control_is_the_control(study_of):
         ({"runs": {"a": {**A, "set": {"output_dir": "x"}}}}, "runs.a.set.output_dir: is set by"),
         ({"runs": {"a": A}, "set": {"run:seed": 1}}, "set.run:seed: is set by the study"),
         ({"runs": {"a": A}, "set": {"x": "{a}"}}, "set: '{a}' is a run's model"),
-        ({"runs": {"a": A}, "control": "b"}, "control: no run 'b'"),
+        ({"runs": {"a": A}, "controls": ["b"]}, "controls: no run 'b'"),
         ({"runs": {"ptl": A}, "pairs": [["ptl", "plt"]]}, "no run 'plt' (did you mean 'ptl'?)"),
         ({"runs": {"a": A}, "pairs": [["a"]]}, "pairs.0: "),
         ({"runs": {"a": A}, "tables": [{"title": "t", "runs": ["b"]}]}, "tables.0.runs: no run"),

@@ -55,6 +55,36 @@ def test_the_control_is_held_against_and_trains_at_the_final_size_all_the_time(t
     assert (control["to control"], control["tokens at final size"]) == ("-", "2,000")
 
 
+def test_a_run_is_held_against_the_control_that_trained_on_as_many_documents(page, write_record):
+    for name, documents, loss in (("control", 100, 1.0), ("more", 200, 0.5), ("ptl", 199, 0.7),
+                                  ("once", 400, 0.6)):  # fmt: skip
+        write_record(name, 1, (3.0, loss), documents=documents, cuts=name in ("ptl", "once"))
+    runs = {name: {"recipe": "a.yaml"} for name in ("control", "more", "ptl", "once")}
+    text = page(runs=runs, controls=["control", "more"], tables=[{**TABLE, "runs": list(runs)}])
+    ptl, once, more = (row(text, name, "Table 1") for name in ("ptl", "once", "more"))
+    assert (ptl["control"], ptl["to control"]) == ("more", "+0.200")
+    assert (once["control"], once["to control"]) == ("-", "-"), "nothing trained on as many"
+    assert (more["control"], more["to control"]) == ("-", "-")
+
+
+def test_the_page_begins_with_what_the_pairs_say(page, write_record):
+    for seed in (1, 2, 3):
+        for name, loss in (("ptl", 1.0), ("once", 1.5 + seed / 100), ("other", 1.0 + (seed - 2))):
+            write_record(name, seed, (3.0, loss), accuracy=0.5)
+        write_record("control", seed, (3.0, 0.5), accuracy=0.9 + seed / 1000, cuts=False)
+    runs = {name: {"recipe": "a.yaml", "seeds": [1, 2, 3]}
+            for name in ("ptl", "once", "other", "control")}  # fmt: skip
+    runs["alone"] = {"recipe": "a.yaml"}
+    write_record("alone", 1, (3.0, 0.2))
+    pairs = [["ptl", "once"], ["ptl", "other"], ["ptl", "control"], ["alone", "ptl"]]
+    text = page(runs=runs, pairs=pairs, primary=["cot_loss", "step_accuracy"])
+    answers = text[text.index("## Answers") :].split("\n\n")[1]
+    assert "- ptl against once, cot_loss: ptl is ahead (-0.520 +- 0.010; 3 seeds, 95%" in answers
+    assert "- ptl against other, cot_loss: not decided (+0.000 +- 1.000; 3 seeds" in answers
+    assert "- ptl against control, step_accuracy: control is ahead (-40.2 +- 0.1 pp" in answers
+    assert "- alone against ptl, cot_loss: not decided (-0.800; 1 seed)." in answers
+
+
 def test_the_original_has_a_row_where_all_start_from_the_same(three, page, write_record):
     table = {**TABLE, "metrics": ["cot_loss"]}
     text = page(runs=RUNS, tables=[table])
