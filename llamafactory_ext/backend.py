@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from llamafactory_ext import patches
-from llamafactory_ext.history import STATE_FILE, read_log, steps_of
+from llamafactory_ext.history import STATE_FILE, logged_steps
 from llamafactory_ext.recipe import RULES
 from llamafactory_ext.settings_check import check_settings
 from llamafactory_ext.sliced_stage import sliced_problems
@@ -131,7 +131,7 @@ class LlamaFactory:
 
     def steps(self, job: StageJob) -> Sequence[Step]:
         """Return what transformers' Trainer noted in `trainer_state.json`; nothing without it."""
-        return steps_of(read_log(job.result / STATE_FILE))
+        return logged_steps(job.result / STATE_FILE)
 
     def collect(self, job: StageJob) -> Path:
         """Return what LLaMA-Factory saved: it is a checkpoint already.

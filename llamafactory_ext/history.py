@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,17 @@ def merged_history(run: RunFolder) -> list[dict[str, Any]]:
     return history
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a `trainer_state.json`; none where there is no such file."""
+def logged_steps(path: Path) -> Sequence[Step]:
+    """Return what a `trainer_state.json` tells of the training; nothing without the file.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
     if not path.is_file():
         return []
-    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-    return history
+    remedy = f"delete {path.parent}, and the stage trains again"
+    with intact(path, remedy):
+        return steps_of(read_state(path, remedy)["log_history"])
 
 
 def steps_of(entries: Iterable[Mapping[str, Any]]) -> Sequence[Step]:

@@ -12,6 +12,7 @@ from ptl_plugins.distillation.teacher_check import teacher_problems
 from ptl_plugins.errors import RecipeError
 from ptl_plugins.given_path import is_folder
 from ptl_plugins.json_file import read_json
+from ptl_plugins.number_check import number_problems
 from ptl_plugins.recipe import RecipeSource, read_section
 from ptl_plugins.secret_values import secret_problems
 from ptl_plugins.stage_types import StageSpec
@@ -105,6 +106,7 @@ def read_llamafactory_recipe(source: RecipeSource) -> Recipe:
     if secrets := secret_problems(source.keys):
         raise RecipeError("\n".join(f"{source.path}: {line}" for line in secrets))
     problems = [
+        *number_problems(source.keys),
         *_missing(source.keys),
         *_broken_rules(source.keys),
         *_hub_keys(source.keys),

@@ -35,6 +35,8 @@ class Failure:
     """The model that the round began with: that of the last good round, or the original."""
     time: float
     """Seconds since 1970."""
+    advice: str = ""
+    """What to try."""
     halves: Halves | None = None
     """What was done in its place; None: nothing yet."""
 
@@ -82,9 +84,11 @@ def noting_divergence(ctx: RoundContext) -> Iterator[None]:
             reason=error.what,
             last_good=str(ctx.run.last_model() or ctx.recipe.model),
             time=time.time(),
+            advice=error.advice,
         )
         ctx.run.write(ctx.folder / FAILED, dataclasses.asdict(failure))
-        ctx.run.event("round_failed", round=failure.round, reason=failure.reason)
+        facts = {"reason": failure.reason, "advice": failure.advice}
+        ctx.run.event("round_failed", round=failure.round, **facts)
         raise
 
 

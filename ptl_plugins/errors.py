@@ -53,7 +53,7 @@ class DivergedError(StageError):
     def __init__(self, what: str, advice: str = ADVICE) -> None:
         """Say what went wrong in which folder, and what to try."""
         super().__init__(f"{what}; {advice}")
-        self.what = what
+        self.what, self.advice = what, advice
 
 
 class RunFolderError(PTLError):

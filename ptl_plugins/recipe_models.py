@@ -159,7 +159,7 @@ class EvaluateModel(_Strict):
 class HealthModel(_Strict):
     """`health`: from where on a training counts as diverged."""
 
-    steps: Annotated[int, pydantic.Field(ge=1)] = 5
+    steps: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 5
     """How many of the steps that the training tells of, in a row, have to be past a bound."""
     loss_rise: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 3.0
     """Nats that the loss may be above the lowest level that it had come to in the round."""

@@ -6,9 +6,10 @@ PTL itself never runs it, and never sets the key; a recipe may, and then it is s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from ptl_plugins.dotted_keys import dotted
 from ptl_plugins.types import Recipe
 
 KEY = "trust_remote_code"
@@ -32,16 +33,11 @@ def remote_code_notes(recipe: Recipe) -> list[str]:
     ]
 
 
-def _switches(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def _switches(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of every switch that is on, at any depth."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _switches(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _switches(inner, f"{key}.{index}")
-    elif key.rpartition(".")[2].lstrip("+") == KEY and _is_on(value):
-        yield key, value
+    for key, plain in dotted(value):
+        if key.rpartition(".")[2].lstrip("+") == KEY and _is_on(plain):
+            yield key, plain
 
 
 def _is_on(value: Any) -> bool:

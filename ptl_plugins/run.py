@@ -9,6 +9,7 @@ from pathlib import Path
 from ptl_plugins.disk_check import require_space
 from ptl_plugins.errors import PTLError, RecipeError, RunFolderError
 from ptl_plugins.geometry import geometry
+from ptl_plugins.given_path import given_path
 from ptl_plugins.half_steps import with_half_steps
 from ptl_plugins.kept_files import tidy_run
 from ptl_plugins.manager import PTLPluginManager
@@ -133,7 +134,7 @@ def _require_place(recipe: Recipe) -> None:
         raise RunFolderError(f"{folder}: '{place}' is a file; choose another run folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise RunFolderError(f"{folder}: '{place}' cannot be written to; choose another run folder")
-    model, rounds = Path(recipe.model).resolve(), folder.resolve()
+    model, rounds = given_path(recipe.model).resolve(), folder.resolve()
     if model.is_dir() and any(model.is_relative_to(path) for path in rounds.glob("round_*")):
         raise RunFolderError(
             f"{folder}: its round folders hold the recipe's model, '{recipe.model}'; choose "

@@ -10,8 +10,9 @@ import pydantic
 
 from ptl_plugins.distillation.teacher_check import taught_stage_problems, teacher_problems
 from ptl_plugins.errors import RecipeError, UnknownNameError
-from ptl_plugins.given_path import PathText
+from ptl_plugins.given_path import PathText, given_path
 from ptl_plugins.markers import hookimpl
+from ptl_plugins.number_check import number_problems
 from ptl_plugins.recipe import RecipeSource, resolve, section_problems
 from ptl_plugins.recipe_errors import explain
 from ptl_plugins.recipe_models import STRICT, SectionModel
@@ -111,8 +112,8 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
     Raises:
         RecipeError: one line per problem.
     """
-    if secrets := secret_problems(source.keys):
-        raise _refused(source, secrets)
+    if wrong := secret_problems(source.keys) or number_problems(source.keys):
+        raise _refused(source, wrong)
     try:
         model = RunModel.model_validate(dict(source.keys))
     except pydantic.ValidationError as error:
@@ -136,7 +137,7 @@ def read_run_recipe(source: RecipeSource) -> Recipe:
         model=model.model,
         family=section.family,
         seed=DEFAULT_SEED if section.seed is None else section.seed,
-        run_folder=Path(model.run_dir or f"runs/{source.path.stem}"),
+        run_folder=given_path(model.run_dir or f"runs/{source.path.stem}"),
         rounds=section.rounds,
         multiple_of=section.multiple_of,
         refit=section.refit,

@@ -13,8 +13,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from ptl_plugins.dotted_keys import dotted
 
 MARK = "[redacted]"
 """Stands where a secret stood."""
@@ -53,8 +55,8 @@ REMEDY = (
 def secret_problems(keys: Mapping[Any, Any], prefix: str = "") -> list[str]:
     """Return one line, `key: what is wrong`, per secret in a recipe; the secret is not in it."""
     return [
-        f"{redacted(key)}: {why}; {REMEDY}" for key, text in _texts(keys, prefix)
-        if (why := _why_secret(key, text))
+        f"{redacted(key)}: {why}; {REMEDY}" for key, text in dotted(keys, prefix)
+        if isinstance(text, str) and (why := _why_secret(key, text))
     ]  # fmt: skip
 
 
@@ -105,18 +107,6 @@ def _why_secret(key: str, text: str) -> str | None:
     if text in known or any(value in text for value in known if len(value) >= SHORTEST_PART):
         return "holds the value of a variable of the environment that is a secret by its name"
     return None
-
-
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, text) of every text in plain values; numbers are too short to be one."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _texts(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _texts(inner, f"{key}.{index}")
 
 
 class RedactingFormatter(logging.Formatter):

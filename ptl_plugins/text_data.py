@@ -63,7 +63,8 @@ def read_all_texts(
     """
     where = f"data '{data}'"
     form = _Form(where, column, template)
-    texts = [text for text in map(form.text, read_rows(data, split)) if text.strip()]
+    rows = enumerate(read_rows(data, split), start=1)
+    texts = [text for number, row in rows if (text := form.checked(row, number)).strip()]
     if not texts:
         raise PTLError(f"{where}: holds no text; give other data")
     return texts
@@ -99,6 +100,19 @@ class _Form:
         self.columns = [column] if template is None else re.findall(PLACE, template)
         if not self.columns:
             raise PTLError(f"{where}: template {template!r} names no column in braces")
+
+    def checked(self, row: Mapping[str, Any], number: int) -> str:
+        """Return the text of row `number`, which every tokenizer can take."""
+        text = self.text(row)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            escape = text[error.start].encode("ascii", "backslashreplace").decode()
+            raise PTLError(
+                f"{self.where}: row {number}: holds {escape}, half of a character, which is no "
+                "text; mend or remove this row"
+            ) from None
+        return text
 
     def text(self, row: Mapping[str, Any]) -> str:
         """Return the row's text; it is empty where all its columns are."""

@@ -13,6 +13,7 @@ import typer
 
 from ptl_plugins.cli.options import Plugins, RecipeFile
 from ptl_plugins.errors import RecipeError, StageError
+from ptl_plugins.given_path import given_path
 from ptl_plugins.secret_values import RedactingFormatter, redacted
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _placed(recipe: Recipe, run_dir: str | None) -> Recipe:
         return recipe
     if not run_dir:
         raise RecipeError("--run-dir: is empty; name a folder")
-    return dataclasses.replace(recipe, run_folder=Path(run_dir))
+    return dataclasses.replace(recipe, run_folder=given_path(run_dir))
 
 
 def _print_dry_run(recipe: Recipe, manager: PTLPluginManager, registry: Registry) -> None:

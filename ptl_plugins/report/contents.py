@@ -78,7 +78,8 @@ def _status(runs: Sequence[Run], metrics: Sequence[Metric]) -> Iterator[str]:
 
 
 def _why(failure: Failure) -> str:
-    return f"{failure.reason} (it began with {failure.last_good})"
+    advice = f"; {failure.advice}" if failure.advice else ""
+    return f"{failure.reason}{advice} (it began with {failure.last_good})"
 
 
 def _curve(run: Run, metric: Metric) -> Curve:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptl_plugins.dotted_keys import dotted
 from ptl_plugins.errors import PTLError, RecipeError
 from ptl_plugins.manager import PTLPluginManager
 from ptl_plugins.preflight import plan_run
@@ -182,13 +183,3 @@ def _require_same_data(job: Job, asked: Mapping[str, Any], door: Door) -> None:
             f"{job.folder}: is finished with other files ({', '.join(changed)} changed since); "
             "put these back, delete this folder to run it again, or choose another --folder"
         )
-
-
-def dotted(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the plain values of nested keys with their dotted keys."""
-    if not isinstance(value, Mapping | list):
-        yield prefix.rstrip("."), value
-        return
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    for key, inner in items:
-        yield from dotted(inner, f"{prefix}{key}.")

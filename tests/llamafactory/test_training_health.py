@@ -12,9 +12,10 @@ from workplace import recipe, records
 
 from llamafactory_ext.backend import LlamaFactory
 from llamafactory_ext.health_callback import StopsWhenDiverged
-from llamafactory_ext.history import steps_of
+from llamafactory_ext.history import logged_steps, steps_of
 from llamafactory_ext.reload import ModelLoader
 from ptl_plugins.durable import digest_of_files
+from ptl_plugins.errors import RunFolderError
 from ptl_plugins.health import HealthSpec, HealthWatch, Step
 from ptl_plugins.stage_types import TrainingReporter
 
@@ -44,6 +45,15 @@ TWO_RANKS = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 
 def entry(**keys):
     return {"step": 1, **keys}
+
+
+def test_a_torn_log_of_a_stage_is_one_line(tmp_path):
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"loss"', encoding="utf-8")
+    with pytest.raises(
+        RunFolderError, match=r"is damaged .*; delete .*, and the stage trains again"
+    ):
+        logged_steps(tmp_path / "trainer_state.json")
+    assert logged_steps(tmp_path / "none.json") == []
 
 
 def test_the_trainers_entries_are_read_and_others_passed_over():

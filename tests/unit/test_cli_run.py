@@ -78,8 +78,11 @@ def test_the_options_are_few_and_named_here():
     assert options == OPTIONS | {"recipe"}
 
 
-def test_the_run_folder_is_the_options_the_recipes_or_named_after_it(ptl, place):
+def test_the_run_folder_is_the_options_the_recipes_or_named_after_it(ptl, place, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
     for words, folder in (
+        (("--set", "run_dir=~/ours"), "/home/me/ours"),
+        (("--run-dir", "~/mine"), "/home/me/mine"),
         ((), "runs/a recipe"),
         (("--set", "run_dir=ours"), "ours"),
         (("--set", "run_dir=ours", "--run-dir", "b/mine"), "b/mine"),

@@ -100,7 +100,7 @@ def test_a_diverged_round_is_marked_failed_with_what_to_try(start):
         "smaller step of pruning, a lower learning rate, or 'on_divergence: retry_with_half_step'"
     )
     failed = json.loads(Path(OUT, "round_02", "failed.json").read_text())
-    assert failed["reason"] == str(error.value).partition("; ")[0]
+    assert (failed["reason"], failed["advice"]) == tuple(str(error.value).split("; "))
     assert (failed["round"], failed["last_good"], failed["halves"]) == (
         2,
         "out/round_01/model",
@@ -109,11 +109,13 @@ def test_a_diverged_round_is_marked_failed_with_what_to_try(start):
     assert not Path(OUT, "round_02", "record.json").exists()
     assert not Path(OUT, "round_02", "model").exists()
     assert events()[-1]["event"] == "round_failed"
+    assert events()[-1]["advice"].startswith("try a smaller step of pruning")
     shown = Console(record=True, width=200)
     run_report([Path(OUT)], Path("report"), build_registry(build_manager(autoload=False)), shown)
     text = shown.export_text()
     assert "UNFINISHED, 1 of 3 rounds done" in text
     assert "round 2 FAILED: out/round_02/stage_0: the training diverged: the loss is not" in text
+    assert "; try a smaller step of pruning, a lower learning rate" in text
     assert "(it began with out/round_01/model)" in text
 
 

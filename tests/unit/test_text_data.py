@@ -265,3 +265,10 @@ def test_the_digest_is_that_of_the_tokens_and_their_order():
     assert len(digest) == 64
     others = [[[1], [2, 3]], [[3], [1, 2]], [[1, 2, 3]], [[12], [3]], [[1, 2]], []]
     assert len({digest, *map(data_digest, others)}) == 7
+
+
+def test_half_a_character_is_told_with_its_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b \\ud800 c"}\n', encoding="utf-8")
+    with pytest.raises(PTLError, match=r"row 2: holds \\ud800, half of a character"):
+        read_texts(str(path), number=2)
