@@ -171,7 +171,7 @@ STUDIES = {
     "a seed that is a word": ("seeds", ["one"], ("seeds.0", "'one'")),
     "a run that waits for itself": ("runs.ours.after", ["ours"], ("runs.ours", "itself")),
     "a run that waits for nobody": ("runs.ours.after", ["their"], ("runs.ours.after", "'their'")),
-    "a control that is not": ("control", "contol", ("control", "'contol'", "control")),
+    "a control that is not": ("controls", ["contol"], ("controls", "'contol'", "control")),
     "a pair of one": ("pairs", [["ours"]], ("pairs.0", "2")),
     "a key of the study's own": ("set", {"seed": 3}, ("set.seed", "set by the study")),
     "a key that no recipe has": ("set", {"shedule": []}, ("shedule",)),
