@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ptl_plugins.disk_errors import named
+from ptl_plugins.dotted_keys import dotted
 from ptl_plugins.durable import remove_leftovers, write_json
 from ptl_plugins.errors import RunFolderError
 from ptl_plugins.secret_values import redacted_tree
@@ -103,8 +104,8 @@ class RunFolder:
         if kept.get("distill"):
             kept["distill"].pop("device", None)  # kept by runs before it was free to change
         kept.get("evaluation", {}).setdefault("original", True)  # which all runs measured once
-        before = _flat({**LATER_KEYS, **kept})
-        now = _flat(recipe_keys(recipe))
+        before = dict(dotted({**LATER_KEYS, **kept}))
+        now = dict(dotted(recipe_keys(recipe)))
         keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if keys:
             changes = ", ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in keys[:5])
@@ -237,13 +238,3 @@ def read_record(path: Path) -> RoundRecord:
             keys[name] = EvalResult(**keys[name]) if keys[name] else None
         keys["stages"] = tuple(StageTime(**stage) for stage in keys.get("stages", ()))
         return RoundRecord(**keys)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, (dict, list)):
-        return {prefix.rstrip("."): value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= _flat(inner, f"{prefix}{key}.")
-    return flat
